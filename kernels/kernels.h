@@ -1,0 +1,270 @@
+// The one list of kernels. A kernel is a free function of one argument struct and a Stream: views in,
+// nothing allocated, nothing thrown after launch. A null entry means "this backend cannot"; the
+// runtime says so when a program is compiled.
+//
+// Legend of shapes: T tokens (rows of a batch), C hidden, O out channels, K reduction, H heads,
+// G key/value heads, D head dim, F ffn, V vocabulary, N any count. Activations are f32 or bf16 (all
+// activations of a call alike); accumulation is f32. Parameters of norms and biases are f32.
+// Every kernel gives the same bits for any number of threads.
+#pragma once
+
+#include "kernels/quant_spec.h"
+#include "kernels/stream.h"
+#include "kernels/view.h"
+
+namespace qat {
+
+/// y = x converted (f32 <-> bf16, round to nearest even).
+struct Cast {
+  ConstView x;
+  View y;
+};
+
+/// y = a + b; y may be a or b.
+struct Add {
+  ConstView a, b;
+  View y;
+};
+
+/// y = value everywhere (f32, bf16).
+struct Fill {
+  View y;
+  float value;
+};
+
+/// y_TC = table_VC[ids_T]; ids i32 in [0, V), checked by the caller. table f32 or bf16.
+struct Embedding {
+  ConstView table_VC, ids_T;
+  View y_TC;
+};
+
+/// dtable_VC (f32) += or = rows of dy_TC summed by id, in token order. accumulate false: zeroed first.
+struct EmbeddingBackward {
+  ConstView dy_TC, ids_T;
+  View dtable_VC;
+  bool accumulate;
+};
+
+/// y = x * rstd * weight, rstd = 1/sqrt(mean(x^2) + eps). Rows are tokens; with weight of D < C
+/// columns each row is normalised in pieces of D (the q/k norms of Qwen3). rstd_T f32 has rows*C/D.
+struct RmsNorm {
+  ConstView x_TC, weight_C;
+  View y_TC, rstd_T;
+  float eps;
+};
+
+/// dx_TC (dtype of x) and dweight_C (f32). residual (optional, [T, C]) is added to dx.
+struct RmsNormBackward {
+  ConstView dy_TC, x_TC, weight_C, rstd_T, residual_TC;
+  View dx_TC, dweight_C, scratch;
+  bool accumulate;  ///< dweight += instead of =
+};
+
+enum class MatmulForm : uint8_t {
+  nt,  ///< c_MN = a_MK . b_NKᵀ   (forward: x . wᵀ)
+  nn,  ///< c_MN = a_MK . b_KN    (input gradient: dy . w)
+  tn   ///< c_MN = a_KMᵀ . b_KN   (weight gradient: dyᵀ . x)
+};
+
+/// bf16 x bf16 -> bf16 or f32; f32 x f32 -> f32. accumulate: c += (c f32 only).
+struct Matmul {
+  ConstView a, b;
+  View c;
+  MatmulForm form;
+  bool accumulate;
+};
+
+/// y_TO = scale_T * scale_O * sum_K (a_TK - zero_T) * b_OK on i8 codes, exact s32 sums. Null when the
+/// processor has no exact int8 path. zero_T (f32, optional) needs sums_O (i32, row sums of b).
+struct MatmulInt8 {
+  ConstView a_TK, scale_T, zero_T, b_OK, scale_O, sums_O;
+  View y_TO, scratch;
+};
+
+/// y_TO += bias_O (in place on y).
+struct BiasAdd {
+  ConstView bias_O;
+  View y_TO;
+};
+
+/// out_C (f32) = or += sum over rows of x_TC.
+struct ColumnSum {
+  ConstView x_TC;
+  View out_C, scratch;
+  bool accumulate;
+};
+
+/// Rotary embedding of the half-split ("rotate_half") form on x_T(H*D); y may be x.
+/// cos_sin: f32 [positions, D] = D/2 cosines then D/2 sines; positions_T i32. sign -1 rotates back.
+struct Rope {
+  ConstView x_TC, positions_T, cos_sin;
+  View y_TC;
+  int head_dim;
+  float sign;
+};
+
+/// Causal attention with grouped key/value heads. Rows are B sequences of `sequence` tokens; token t
+/// of a sequence sees tokens first_T[t] .. t of it (first_T i32: start of its document).
+/// y_T(H*D), lse_TH f32 = log sum exp of the scaled scores.
+struct Attention {
+  ConstView q_THD, k_TGD, v_TGD, first_T;
+  View y_THD, lse_TH, scratch;
+  int heads, kv_heads, head_dim;
+  int64_t sequence;
+  float scale;
+};
+
+struct AttentionBackward {
+  ConstView q_THD, k_TGD, v_TGD, first_T, y_THD, lse_TH, dy_THD;
+  View dq_THD, dk_TGD, dv_TGD, scratch;
+  int heads, kv_heads, head_dim;
+  int64_t sequence;
+  float scale;
+};
+
+/// Attention of T new tokens over a cache that already holds `length` (i32 [1]) tokens: writes k, v
+/// of the new tokens at rows length.. of the caches, then attends causally. Caches f32 or bf16.
+struct AttentionCached {
+  ConstView q_THD, k_TGD, v_TGD, length;
+  View k_cache, v_cache, y_THD, scratch;
+  int heads, kv_heads, head_dim;
+  float scale;
+};
+
+/// y = silu(gate) * up.
+struct SwiGlu {
+  ConstView gate_TF, up_TF;
+  View y_TF;
+};
+
+struct SwiGluBackward {
+  ConstView dy_TF, gate_TF, up_TF;
+  View dgate_TF, dup_TF;
+};
+
+/// Head matmul, cross-entropy and KL distillation with their gradients, token chunk by token chunk:
+/// the logits of the whole batch never exist.
+///   ce_t = -log softmax(x_t w^T)[target_t],  kl_t = temperature^2 KL(softmax(z^T/temp) || softmax(z/temp))
+///   loss = inv_tokens * sum_t over valid t of (ce_weight * ce_t + kl_weight * kl_t)
+/// targets_T i32, -1 = not counted (neither in ce nor in kl). inv_tokens f32 [1].
+/// sums f32 [4] = {sum ce, sum kl, valid tokens, top-1 hits of target}, written not accumulated.
+/// nll_T (optional f32 [T]): ce per token, 0 where not counted.
+/// Gradients are of `loss`: dx_TC (dtype of x), dw_VC (f32); absent views are not computed.
+/// Teacher views absent: kl is 0.
+struct HeadLoss {
+  ConstView x_TC, w_VC, targets_T, teacher_x_TC, teacher_w_VC, inv_tokens;
+  View sums, nll_T, dx_TC, dw_VC, scratch;
+  float ce_weight, kl_weight, temperature;
+  bool accumulate_dw;
+};
+
+/// codes i8, scale f32 and zero f32 of x by spec. scale/zero are [rows, groups] or [1] per tensor.
+/// With given_scale (and given_zero when asymmetric) the grid is taken, not computed: then scale and
+/// zero outputs may be empty. zero may be empty for a symmetric spec.
+/// code = clamp(rne(x * (1/scale)) + zero, qmin, qmax); a scale of 0 is stored as the smallest normal
+/// value of the scale type so that nothing divides by zero.
+struct Quantize {
+  ConstView x, given_scale, given_zero;
+  View codes, scale, zero;
+  QuantSpec spec;
+};
+
+/// y = (codes - zero) * scale, rounded to y's dtype (f32, bf16).
+struct Dequantize {
+  ConstView codes, scale, zero;
+  View y;
+  QuantSpec spec;
+};
+
+/// y = dequantize(quantize(x)) in one read, the same bits; scale/zero written for the backward pass.
+struct FakeQuant {
+  ConstView x, given_scale, given_zero;
+  View y, scale, zero;
+  QuantSpec spec;
+};
+
+/// Straight-through estimator: dx = dy where the rounded x/scale + zero lies in [qmin, qmax], else 0.
+/// dy and dx may be the same view. x and dy may differ in dtype.
+struct FakeQuantBackward {
+  ConstView dy, x, scale, zero;
+  View dx;
+  QuantSpec spec;
+};
+
+/// Running statistics of an activation x_TC: column_amax_C (f32, optional) = max(old, |x| by column);
+/// min_max (f32 [2], optional) = running min and max; histogram (i64 [bins], optional) counts
+/// |x| / histogram_top * bins, the last bin taking what lies above.
+struct Observe {
+  ConstView x_TC;
+  View column_amax_C, min_max, histogram;
+  float histogram_top;
+};
+
+/// sum of squares (f64 accumulate, fixed order) added to out[0], count of non-finite values to
+/// out[1]; out is f64 [2] passed as raw pointer because it is control data.
+struct SumSquares {
+  ConstView x;
+  double* out;
+};
+
+/// One AdamW step of one parameter, decoupled weight decay.
+///   step_size = lr * sqrt(1-beta2^t) / (1-beta1^t);  p -= step_size * m / (sqrt(v) + eps*sqrt(1-beta2^t))
+///   then p *= 1 - lr * weight_decay (bitsandbytes' order)
+/// The gradient is multiplied by grad_scale (clipping) first. 32-bit states: m, v f32, absmax empty.
+/// 8-bit states: m, v u8 indices of bitsandbytes' dynamic maps (m signed, v unsigned), blocks of 256,
+/// m_absmax, v_absmax f32 [ceil(N/256)].
+/// p f32, or bf16 with stochastic rounding keyed by (seed, step, element); copy (optional, bf16) gets
+/// the updated p rounded to nearest even.
+struct AdamW {
+  View p, m, v, m_absmax, v_absmax, copy;
+  ConstView g;
+  float lr, beta1, beta2, eps, weight_decay, grad_scale;
+  int64_t step;  ///< counts from 1
+  uint64_t seed;
+};
+
+/// A kernel and the scratch bytes it wants (null = none).
+template <class Args>
+struct Kernel {
+  void (*run)(const Args&, Stream&) = nullptr;
+  size_t (*scratch_bytes)(const Args&) = nullptr;
+  explicit operator bool() const { return run != nullptr; }
+};
+
+/// One entry a kernel, one table a backend.
+struct KernelTable {
+  const char* name = "";
+  Kernel<Cast> cast;
+  Kernel<Add> add;
+  Kernel<Fill> fill;
+  Kernel<Embedding> embedding;
+  Kernel<EmbeddingBackward> embedding_backward;
+  Kernel<RmsNorm> rms_norm;
+  Kernel<RmsNormBackward> rms_norm_backward;
+  Kernel<Matmul> matmul;
+  Kernel<MatmulInt8> matmul_int8;
+  Kernel<BiasAdd> bias_add;
+  Kernel<ColumnSum> column_sum;
+  Kernel<Rope> rope;
+  Kernel<Attention> attention;
+  Kernel<AttentionBackward> attention_backward;
+  Kernel<AttentionCached> attention_cached;
+  Kernel<SwiGlu> swiglu;
+  Kernel<SwiGluBackward> swiglu_backward;
+  Kernel<HeadLoss> head_loss;
+  Kernel<Quantize> quantize;
+  Kernel<Dequantize> dequantize;
+  Kernel<FakeQuant> fake_quant;
+  Kernel<FakeQuantBackward> fake_quant_backward;
+  Kernel<Observe> observe;
+  Kernel<SumSquares> sum_squares;
+  Kernel<AdamW> adamw;
+};
+
+/// The CPU's table for the instruction set found at start (QAT_ISA=avx2|avx512|... lowers it).
+const KernelTable& cpu_kernels();
+
+/// Human readable: the instruction set in use, e.g. "avx512+bf16+vnni+amx".
+const char* cpu_isa();
+
+}  // namespace qat

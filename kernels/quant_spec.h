@@ -1,0 +1,62 @@
+// How one tensor is quantized. The grid is always value = (code - zero) * scale; a "row" is an output
+// channel of a weight [O, C] or a token of an activation [T, C], so one description serves both.
+#pragma once
+
+#include <cstdint>
+
+namespace qat {
+
+/// Which elements share a scale.
+enum class Per : uint8_t {
+  tensor,  ///< the whole tensor
+  row,     ///< output channel of a weight, token of an activation
+  group    ///< `group` consecutive elements of a row
+};
+
+/// Which codes are used (b bits, codes are signed).
+enum class Range : uint8_t {
+  strict,     ///< symmetric, [-(2^(b-1)-1), 2^(b-1)-1], zero point 0
+  full,       ///< symmetric, [-2^(b-1), 2^(b-1)-1], zero point 0
+  asymmetric  ///< [-2^(b-1), 2^(b-1)-1] with a zero point in that range
+};
+
+/// How the scale of a dynamic (not calibrated) tensor follows from its values.
+enum class ScaleRule : uint8_t {
+  amax,        ///< max|x| / qmax. int8 strict: what vLLM computes
+  half_range,  ///< max|x| / ((qmax - qmin) / 2): amax/7.5, amax/127.5 (torchao, compressed-tensors)
+  no_clip,     ///< max(max / qmax, min / qmin): nothing clips (torchao SYMMETRIC_NO_CLIPPING_ERR)
+  signed_max,  ///< m / qmin with m the element of largest magnitude; may be negative (ggml Q4_0)
+  min_max,     ///< asymmetric: (max - min) / (qmax - qmin), range widened to hold 0
+  mse          ///< among shrunken no_clip (or min_max) scales, the one of least squared error
+};
+
+/// The type the deployed file stores the scale in; scales are rounded to it before codes are chosen.
+enum class ScaleType : uint8_t {
+  f32,
+  bf16,
+  f16,
+  portable  ///< exact in f16 and in bf16 (8 significant bits, f16's exponent range)
+};
+
+struct QuantSpec {
+  int bits = 8;  ///< 2..8
+  Per per = Per::row;
+  int group = 0;  ///< elements a group, when per == Per::group
+  Range range = Range::strict;
+  ScaleRule rule = ScaleRule::amax;
+  ScaleType scale_type = ScaleType::f32;
+
+  int qmin() const { return range == Range::strict ? -qmax() : -(1 << (bits - 1)); }
+  int qmax() const { return (1 << (bits - 1)) - 1; }
+  bool symmetric() const { return range != Range::asymmetric; }
+  /// Scales in one row of `cols` elements (Per::tensor counts 1 for the whole tensor).
+  int64_t groups(int64_t cols) const { return per == Per::group ? cols / group : 1; }
+  /// True if a code can saturate although the scale was computed from these very values.
+  bool can_clip() const {
+    return rule == ScaleRule::half_range || rule == ScaleRule::mse ||
+           (rule == ScaleRule::signed_max) || scale_type != ScaleType::f32;
+  }
+  friend bool operator==(const QuantSpec&, const QuantSpec&) = default;
+};
+
+}  // namespace qat

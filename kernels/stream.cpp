@@ -1,0 +1,11 @@
+#include "kernels/stream.h"
+
+#include <omp.h>
+
+#include <algorithm>
+
+namespace qat {
+
+Stream::Stream(int threads) : threads_(std::max(1, threads > 0 ? threads : omp_get_max_threads())) {}
+
+}  // namespace qat

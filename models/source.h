@@ -1,0 +1,41 @@
+// Where weights come from: a Hugging Face directory or a GGUF file, seen alike. Names are Hugging
+// Face's ("model.layers.0.self_attn.q_proj.weight"); rows of q and k are in the rotate-half order
+// (a llama GGUF is un-permuted on the way).
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/view.h"
+#include "models/config.h"
+
+namespace qat {
+
+struct SourceTensor {
+  std::string name;
+  Shape shape;
+};
+
+class ModelSource {
+ public:
+  virtual ~ModelSource() = default;
+  /// path: a directory with config.json and safetensors, a .gguf file. Checks that every tensor the
+  /// configuration asks for is there with the right shape, and that none is left over.
+  static std::unique_ptr<ModelSource> open(const std::string& path);
+
+  virtual const std::string& path() const = 0;
+  virtual const ModelConfig& config() const = 0;
+  virtual const std::vector<SourceTensor>& tensors() const = 0;
+  /// Reads a whole tensor as f32 (exact widening or dequantization). out has its element count.
+  /// Refuses non-finite values by tensor name.
+  virtual void read(const std::string& name, float* out) const = 0;
+  /// The Hugging Face config.json text of this model: the source's own with unknown keys kept, or
+  /// written from GGUF metadata.
+  virtual std::string config_json() const = 0;
+};
+
+/// Every tensor a configuration asks for, in the order of the forward pass.
+std::vector<SourceTensor> expected_tensors(const ModelConfig& config);
+
+}  // namespace qat
