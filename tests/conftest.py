@@ -1,0 +1,65 @@
+"""Shared by the interoperability tests: where the commands, the real models and the texts are."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Commands:
+    """Runs build/bin/NAME; a test that needs a command not built here is skipped."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def path(self, name: str) -> Path:
+        found = self.folder / name
+        if not found.is_file():
+            pytest.skip(f"{found} is not built")
+        return found
+
+    def run(self, name: str, *arguments, expect: int = 0, timeout: float = 600) -> str:
+        """Standard output of the command, which must end with the code `expect`."""
+        call = [str(self.path(name)), *map(str, arguments)]
+        done = subprocess.run(call, capture_output=True, text=True, timeout=timeout, cwd=ROOT)
+        assert done.returncode == expect, (
+            f"{' '.join(call)}\nended with {done.returncode}, expected {expect}\n"
+            f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        )
+        return done.stdout
+
+    def json(self, name: str, *arguments, **options):
+        """The last line of standard output, read as JSON."""
+        return json.loads(self.run(name, *arguments, **options).strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def commands() -> Commands:
+    return Commands(Path(os.environ.get("QAT_BIN", ROOT / "build" / "bin")))
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real models and texts."""
+    folder = os.environ.get("QAT_TEST_DATA")
+    if not folder:
+        pytest.skip("QAT_TEST_DATA is not set")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def stories(data) -> Path:
+    return data / "stories260k"
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as GGUF, if scripts/fetch model brought it."""
+    found = ROOT / ".cache" / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not found.is_file():
+        pytest.skip("run scripts/fetch model for SmolLM2")
+    return found
