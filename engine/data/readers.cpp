@@ -1,0 +1,186 @@
+// Documents out of data files; see the header.
+#include "engine/data/readers.h"
+
+#include <nlohmann/json.hpp>
+
+#include "engine/core/error.h"
+
+namespace qat {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr int kDeepest = 64;
+
+std::string extension_of(const std::string& path) {
+  const size_t slash = path.find_last_of('/');
+  const size_t dot = path.find_last_of('.');
+  if (dot == path.npos || (slash != path.npos && dot < slash)) return "";
+  std::string extension = path.substr(dot);
+  for (char& c : extension) {
+    if (c >= 'A' && c <= 'Z') c = char(c - 'A' + 'a');
+  }
+  return extension;
+}
+
+Json parse_record(std::string_view line, const std::string& where) {
+  try {
+    Json record = Json::parse(line, [&](int depth, Json::parse_event_t, Json&) {
+      if (depth > kDeepest) refuse("{}: JSON nested deeper than {} levels", where, kDeepest);
+      return true;
+    });
+    if (!record.is_object()) {
+      refuse("{}: expected a JSON object, got {}", where, record.type_name());
+    }
+    return record;
+  } catch (const Json::exception& error) {
+    // The library's text is "[json.exception.parse_error.101] parse error at ...: cause".
+    std::string cause = error.what();
+    if (const size_t end = cause.find("] "); end != cause.npos) cause.erase(0, end + 2);
+    if (cause.size() > 300) cause.resize(300);
+    refuse("{}: not valid JSON: {}", where, cause);
+  }
+}
+
+std::string names_of(const Json& record) {
+  std::string names;
+  for (const auto& [name, value] : record.items()) {
+    if (names.size() > 200) return names + ", ...";
+    names += (names.empty() ? "" : ", ") + name;
+  }
+  return names.empty() ? "none" : names;
+}
+
+std::string take_string(Json& record, const std::string& field, const std::string& where) {
+  const auto found = record.find(field);
+  if (found == record.end()) {
+    refuse("{}: no field \"{}\" (the record has: {})", where, field, names_of(record));
+  }
+  if (!found->is_string()) {
+    refuse("{}: field \"{}\" should be a string, got {}", where, field, found->type_name());
+  }
+  return std::move(found->get_ref<std::string&>());
+}
+
+std::vector<ChatMessage> take_messages(Json& record, const std::string& field,
+                                       const std::string& where) {
+  const auto found = record.find(field);
+  if (found == record.end()) {
+    refuse("{}: no field \"{}\" (the record has: {})", where, field, names_of(record));
+  }
+  if (!found->is_array()) {
+    refuse("{}: field \"{}\" should be a list of messages, got {}", where, field,
+           found->type_name());
+  }
+  std::vector<ChatMessage> messages;
+  for (Json& message : *found) {
+    const std::string place = fmt::format("{}: {}[{}]", where, field, messages.size());
+    if (!message.is_object()) {
+      refuse("{}: expected an object with role and content, got {}", place, message.type_name());
+    }
+    // The renderer sees role and content only; a call left out would silently change the text.
+    for (const char* key : {"tool_calls", "function_call"}) {
+      const auto call = message.find(key);
+      if (call != message.end() && !call->is_null() && !call->empty()) {
+        refuse("{}: \"{}\" is not supported; render the conversation to text first", place, key);
+      }
+    }
+    ChatMessage& added = messages.emplace_back();
+    added.role = take_string(message, "role", place);
+    added.content = take_string(message, "content", place);
+  }
+  return messages;
+}
+
+std::vector<TextPiece> pieces_of(Json& record, const ReadOptions& options,
+                                 const std::string& where) {
+  const RecordFields& fields = options.fields;
+  std::vector<TextPiece> pieces;
+  switch (options.format) {
+    case DataFormat::automatic:
+    case DataFormat::text:
+      pieces.push_back({take_string(record, fields.text, where), Loss::counted});
+      break;
+    case DataFormat::prompt_completion: {
+      std::string prompt = take_string(record, fields.prompt, where) + fields.separator;
+      pieces.push_back({std::move(prompt), Loss::ignored});
+      pieces.push_back({take_string(record, fields.completion, where), Loss::counted});
+      break;
+    }
+    case DataFormat::messages: {
+      const std::vector<ChatMessage> messages = take_messages(record, fields.messages, where);
+      if (!options.renderer.render) {
+        refuse("{}: format messages needs a chat template and the tokenizer has none", where);
+      }
+      if (messages.empty()) break;
+      try {
+        pieces = options.renderer.render(messages);
+      } catch (const Error& error) {
+        throw Error(error.code(), fmt::format("{}: {}", where, error.what()));
+      }
+      break;
+    }
+  }
+  return pieces;
+}
+
+bool is_blank(std::string_view line) {
+  return line.find_first_not_of(" \t") == line.npos;
+}
+
+}  // namespace
+
+bool has_loss_mask(DataFormat format) {
+  return format == DataFormat::prompt_completion || format == DataFormat::messages;
+}
+
+Container container_of(const std::string& path, DataFormat format) {
+  const std::string extension = extension_of(path);
+  if (extension == ".bin" || extension == ".tokens") return Container::tokens;
+  if (extension == ".jsonl" || extension == ".ndjson") return Container::json_lines;
+  if (has_loss_mask(format)) {
+    refuse("{}: this data format is read from .jsonl files (one JSON object a line)", path);
+  }
+  if (extension == ".txt" || format == DataFormat::text) return Container::plain;
+  refuse(
+      "{}: cannot tell the format from the extension \"{}\"; known: .txt, .jsonl, .bin (tokens); "
+      "for plain text under another name set the format to text",
+      path, extension);
+}
+
+ContentHash read_documents(const std::string& path, const ReadOptions& options,
+                           const std::function<void(Document&&)>& visit) {
+  const Container container = container_of(path, options.format);
+  InputFile file(path);
+  if (container == Container::plain) {
+    Document document{{}, path};
+    document.pieces.push_back({read_all(file), Loss::counted});
+    visit(std::move(document));
+    return file.content();
+  }
+  for_each_line(file, [&](std::string_view line, uint64_t number) {
+    if (is_blank(line)) return;
+    Document document{{}, fmt::format("{}:{}", path, number)};
+    Json record = parse_record(line, document.where);
+    document.pieces = pieces_of(record, options, document.where);
+    visit(std::move(document));
+  });
+  return file.content();
+}
+
+std::string read_joined_text(const std::string& path, const RecordFields& fields,
+                             ContentHash& content) {
+  ReadOptions options;
+  options.format = DataFormat::text;
+  options.fields = fields;
+  std::string text;
+  bool first = true;
+  content = read_documents(path, options, [&](Document&& document) {
+    if (!first) text += "\n\n";
+    first = false;
+    text += document.pieces.front().text;
+  });
+  return text;
+}
+
+}  // namespace qat
