@@ -9,6 +9,8 @@ KernelTable fill_table() {
   cpu::isa();  // reads QAT_ISA and tells oneDNN before any kernel can run
   KernelTable table;
   table.name = "cpu";
+  table.matmul = {cpu::matmul, nullptr};
+  table.matmul_int8 = {cpu::matmul_int8, cpu::matmul_int8_scratch_bytes};
   return table;
 }
 

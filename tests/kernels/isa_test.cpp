@@ -1,0 +1,37 @@
+// Every kernel test again under each lower instruction set: the level is chosen once a process, so
+// each runs as a child of this program.
+#include "kernels/cpu/isa.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <string>
+
+namespace qat {
+namespace {
+
+class IsaTest : public testing::TestWithParam<const char*> {};
+
+TEST_P(IsaTest, AllKernelTestsPass) {
+  if (std::getenv("QAT_ISA") != nullptr) GTEST_SKIP() << "already a run with a lowered level";
+  if (cpu::isa_named(GetParam()) >= cpu::isa()) GTEST_SKIP() << "not below this processor's level";
+  char self[4096];
+  const ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+  ASSERT_GT(length, 0);
+  const std::string command = std::string("QAT_ISA=") + GetParam() + " '" +
+                              std::string(self, size_t(length)) +
+                              "' --gtest_brief=1 --gtest_filter=-*IsaTest*";
+  EXPECT_EQ(std::system(command.c_str()), 0) << command;
+}
+
+INSTANTIATE_TEST_SUITE_P(Lowered, IsaTest,
+                         testing::Values("scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST(IsaNameTest, RefusesUnknownName) {
+  EXPECT_THROW(cpu::isa_named("sse9"), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace qat
