@@ -1,0 +1,489 @@
+// The one list of what a recipe may say. A row gives the member (its key is the same path), what it
+// takes, whether it decides the numbers of a run, and one line of help; defaults are the members'.
+#include <algorithm>
+#include <utility>
+
+#include "recipes/run/recipe/field.h"
+#include "recipes/run/recipe/field_values.h"
+#include "recipes/run/recipe/presets.h"
+
+namespace qat {
+namespace {
+
+struct Takes {
+  FieldKind kind;
+  double low = -std::numeric_limits<double>::infinity();
+  double high = std::numeric_limits<double>::infinity();
+  bool low_excluded = false;
+  std::vector<int64_t> choices = {};
+  std::vector<std::string> words = {};
+};
+Takes whole(double low, double high) {
+  return {FieldKind::whole, low, high};
+}
+Takes one_of(std::vector<int64_t> choices) {
+  const auto [low, high] = std::minmax_element(choices.begin(), choices.end());
+  return {FieldKind::whole, double(*low), double(*high), false, choices};
+}
+Takes number(double low, double high) {
+  return {FieldKind::number, low, high};
+}
+Takes number_above(double low, double high) {
+  return {FieldKind::number, low, high, true};
+}
+Takes word() {
+  return {FieldKind::word};
+}
+Takes word_from(std::vector<std::string> words) {
+  Takes takes{FieldKind::word};
+  takes.words = std::move(words);
+  return takes;
+}
+Takes toggle() {
+  return {FieldKind::toggle};
+}
+Takes text() {
+  return {FieldKind::text};
+}
+Takes path() {
+  return {FieldKind::path};
+}
+Takes layer_ranges() {
+  return {FieldKind::layer_range};
+}
+Takes keys() {
+  return {FieldKind::key};
+}
+
+/// What only some rows have.
+struct Extra {
+  Need need = Need::optional;
+  FieldCondition when = {};
+  std::string default_note = {};
+  std::vector<std::string> nicknames = {};
+};
+
+template <class T>
+Field row(const char* key, FieldValue (*get)(const Recipe&),
+          void (*set)(Recipe&, const FieldValue&), const Takes& takes, Matters matters,
+          const char* help, Extra extra = {}) {
+  Field field;
+  field.key = key;
+  field.kind = takes.kind;
+  field.words = takes.words;
+  for (auto& word : field_values::Convert<T>::words(Spelling::written)) field.words.push_back(word);
+  field.other_words = field_values::Convert<T>::words(Spelling::other);
+  field.choices = takes.choices;
+  field.low = takes.low;
+  field.high = takes.high;
+  field.low_excluded = takes.low_excluded;
+  field.matters = matters;
+  field.need = extra.need;
+  field.help = help;
+  field.default_note = extra.default_note;
+  field.nicknames = extra.nicknames;
+  field.when = extra.when;
+  field.get = get;
+  field.set = set;
+  const Recipe defaults;
+  const FieldValue initial = get(defaults);
+  if (std::holds_alternative<std::vector<std::string>>(initial)) field.arity = Arity::list;
+  return field;
+}
+
+// A member gives its type, its key and its accessors, so that a key cannot drift from its member.
+#define QAT_ROW(member, ...) QAT_ROW_AS(#member, member, __VA_ARGS__)
+#define QAT_ROW_AS(key, member, ...)                                                            \
+  row<std::remove_reference_t<decltype((std::declval<Recipe&>().member))>>(                     \
+      key,                                                                                      \
+      [](const Recipe& r) {                                                                     \
+        return field_values::Convert<std::remove_cvref_t<decltype((r.member))>>::get(r.member); \
+      },                                                                                        \
+      [](Recipe& r, const FieldValue& value) {                                                  \
+        field_values::Convert<std::remove_cvref_t<decltype((r.member))>>::set(r.member, value); \
+      },                                                                                        \
+      __VA_ARGS__)
+
+constexpr double kMany = 1e9;
+constexpr double kWide = 1 << 24;
+
+const FieldCondition kScratch = {
+    "model.from is scratch", {"model.from"}, [](const Recipe& r) { return r.model.scratch(); }};
+const FieldCondition kWeights = {
+    "quantize.weights.bits is a number",
+    {"quantize.weights.bits", "quantize.preset"},
+    [](const Recipe& r) { return r.quantize.weights.bits.has_value(); }};
+const FieldCondition kWeightGroup = {
+    "quantize.weights.per is group and quantize.weights.bits a number",
+    {"quantize.weights.bits", "quantize.weights.per", "quantize.preset"},
+    [](const Recipe& r) {
+      return r.quantize.weights.bits && r.quantize.weights.per == Per::group;
+    }};
+const FieldCondition kSymmetricWeights = {
+    "quantize.weights.symmetric is true and quantize.weights.bits a number",
+    {"quantize.weights.bits", "quantize.weights.symmetric", "quantize.preset"},
+    [](const Recipe& r) { return r.quantize.weights.bits && r.quantize.weights.symmetric; }};
+const FieldCondition kActivations = {
+    "quantize.activations.bits is a number",
+    {"quantize.activations.bits", "quantize.preset"},
+    [](const Recipe& r) { return r.quantize.activations.bits.has_value(); }};
+const FieldCondition kSymmetricActivations = {
+    "quantize.activations.symmetric is true and quantize.activations.bits a number",
+    {"quantize.activations.bits", "quantize.activations.symmetric", "quantize.preset"},
+    [](const Recipe& r) {
+      return r.quantize.activations.bits && r.quantize.activations.symmetric;
+    }};
+const FieldCondition kPercentile = {
+    "quantize.calibrate.range is percentile", {"quantize.calibrate.range"}, [](const Recipe& r) {
+      return r.quantize.calibrate.range == CalibrationRange::percentile;
+    }};
+const FieldCondition kDecays = {
+    "train.schedule.kind is not constant", {"train.schedule.kind"}, [](const Recipe& r) {
+      return r.train.schedule.kind != ScheduleKind::constant;
+    }};
+const FieldCondition kWsd = {
+    "train.schedule.kind is wsd", {"train.schedule.kind"}, [](const Recipe& r) {
+      return r.train.schedule.kind == ScheduleKind::wsd;
+    }};
+
+void add_run_rows(std::vector<Field>& rows) {
+  rows.push_back(QAT_ROW(
+      model.from, path(), Matters::yes,
+      "Hugging Face directory, GGUF file or run directory; scratch makes a new "
+      "model from the keys below.",
+      {.need = Need::required, .nicknames = {"model_name_or_path", "model_path", "model_name"}}));
+  rows.push_back(QAT_ROW(model.tokenizer, path(), Matters::yes,
+                         "Directory or file with the tokenizer; its size is the vocabulary.",
+                         {.need = Need::required, .when = kScratch}));
+  rows.push_back(QAT_ROW(model.hidden_size, whole(1, kWide), Matters::yes,
+                         "Width of the residual stream.",
+                         {.need = Need::required, .when = kScratch, .nicknames = {"dim"}}));
+  rows.push_back(QAT_ROW(model.intermediate_size, whole(1, kWide), Matters::yes,
+                         "Width of the feed-forward part.",
+                         {.need = Need::required, .when = kScratch, .nicknames = {"ffn"}}));
+  rows.push_back(QAT_ROW(model.num_hidden_layers, whole(1, 10000), Matters::yes, "Decoder layers.",
+                         {.need = Need::required, .when = kScratch, .nicknames = {"num_layers"}}));
+  rows.push_back(QAT_ROW(model.num_attention_heads, whole(1, kWide), Matters::yes, "Query heads.",
+                         {.need = Need::required, .when = kScratch, .nicknames = {"num_heads"}}));
+  rows.push_back(QAT_ROW(model.num_key_value_heads, whole(1, kWide), Matters::yes,
+                         "Key and value heads; divides the query heads.",
+                         {.when = kScratch, .default_note = "model.num_attention_heads"}));
+  rows.push_back(
+      QAT_ROW(model.head_dim, whole(1, kWide), Matters::yes, "Width of a head; even.",
+              {.when = kScratch, .default_note = "model.hidden_size / model.num_attention_heads"}));
+  rows.push_back(QAT_ROW(model.max_position_embeddings, whole(1, kMany), Matters::yes,
+                         "Longest sequence the model is meant for.", {.when = kScratch}));
+  rows.push_back(QAT_ROW(model.rope_theta, number_above(0, 1e12), Matters::yes,
+                         "Base of the rotary position angles.", {.when = kScratch}));
+  rows.push_back(QAT_ROW(model.rms_norm_eps, number_above(0, 1), Matters::yes,
+                         "Added to the mean square inside each norm.", {.when = kScratch}));
+  rows.push_back(QAT_ROW(model.tie_word_embeddings, toggle(), Matters::yes,
+                         "The output head shares the embedding's weights.", {.when = kScratch}));
+  rows.push_back(QAT_ROW(model.initializer_range, number_above(0, 10), Matters::yes,
+                         "Standard deviation of the first weights.", {.when = kScratch}));
+
+  rows.push_back(QAT_ROW(out, path(), Matters::no,
+                         "Directory the run writes: checkpoints, metrics, exports.",
+                         {.need = Need::required, .nicknames = {"output_dir", "output"}}));
+  rows.push_back(QAT_ROW(seed, whole(0, 9007199254740992.0), Matters::yes,
+                         "Decides the order of the data and every random number."));
+  rows.push_back(QAT_ROW(backend, word(), Matters::yes,
+                         "Where to compute; auto takes a CUDA device if there is one.",
+                         {.nicknames = {"device"}}));
+  rows.push_back(QAT_ROW(threads, whole(0, 4096), Matters::no,
+                         "CPU threads; 0 takes every core this process may use. The results do not "
+                         "depend on it.",
+                         {.nicknames = {"num_threads", "workers"}}));
+  rows.push_back(QAT_ROW(dtype, word(), Matters::yes,
+                         "Type activations are computed and stored in; sums are fp32 always.",
+                         {.nicknames = {"precision", "torch_dtype"}}));
+}
+
+void add_data_rows(std::vector<Field>& rows) {
+  rows.push_back(QAT_ROW(data.train, path(), Matters::yes,
+                         "Training files: .txt, .jsonl or token caches; * and ? match names.",
+                         {.nicknames = {"train_file", "dataset"}}));
+  rows.push_back(QAT_ROW(data.eval, path(), Matters::no, "Held-out files for the perplexity table.",
+                         {.nicknames = {"valid", "validation", "test"}}));
+  rows.push_back(QAT_ROW(
+      data.format, word(), Matters::yes,
+      "What a record of a training file is; auto goes by the file's extension and fields."));
+  rows.push_back(QAT_ROW(data.sequence, whole(2, kWide), Matters::yes,
+                         "Tokens a training sequence.",
+                         {.nicknames = {"seq_len", "max_length", "sequence_length", "context"}}));
+  rows.push_back(QAT_ROW(data.packing, toggle(), Matters::yes,
+                         "Several documents share a sequence, without seeing each other; off: one "
+                         "document a sequence."));
+  rows.push_back(
+      QAT_ROW(data.shuffle, toggle(), Matters::yes,
+              "A new order each epoch, decided by the seed; off: the order of the files."));
+  rows.push_back(QAT_ROW(data.text_field, text(), Matters::yes, "Field of a text record."));
+  rows.push_back(QAT_ROW(data.prompt_field, text(), Matters::yes,
+                         "Field of a prompt_completion record that is read but not trained on."));
+  rows.push_back(QAT_ROW(data.completion_field, text(), Matters::yes,
+                         "Field of a prompt_completion record that is trained on."));
+  rows.push_back(QAT_ROW(data.messages_field, text(), Matters::yes,
+                         "Field of a chat record that lists its messages."));
+  rows.push_back(QAT_ROW(data.cache, path(), Matters::no,
+                         "Directory of tokenized files, to start faster next time; run keeps them "
+                         "in the run directory."));
+}
+
+void add_quantize_rows(std::vector<Field>& rows) {
+  rows.push_back(QAT_ROW(quantize.preset, word_from(preset_names()), Matters::yes,
+                         "A deployment target's scheme; keys below change single fields of it.",
+                         {.nicknames = {"scheme"}}));
+  const std::string preset = "the preset's";
+  rows.push_back(QAT_ROW(quantize.weights.bits, whole(2, 8), Matters::yes,
+                         "Bits of a weight code; none leaves weights as they are.",
+                         {.default_note = preset, .nicknames = {"w_bits", "num_bits"}}));
+  rows.push_back(
+      QAT_ROW(quantize.weights.per, word(), Matters::yes,
+              "What shares a scale: an output channel, a group within one, the matrix.",
+              {.when = kWeights, .default_note = "the preset's; group if group is set"}));
+  rows.push_back(QAT_ROW(
+      quantize.weights.group, whole(2, kWide), Matters::yes,
+      "Weights a group; one written here must divide every matrix's rows, a "
+      "preset's falls back where it does not.",
+      {.when = kWeightGroup, .default_note = preset, .nicknames = {"group_size", "groupsize"}}));
+  rows.push_back(QAT_ROW(quantize.weights.symmetric, toggle(), Matters::yes,
+                         "Zero point 0; off: a zero point a scale.",
+                         {.when = kWeights, .default_note = preset, .nicknames = {"sym"}}));
+  rows.push_back(QAT_ROW(quantize.weights.range, word(), Matters::yes,
+                         "Codes of b bits: strict is -(2^(b-1)-1) to 2^(b-1)-1, full has one more "
+                         "below.",
+                         {.when = kSymmetricWeights, .default_note = preset}));
+  rows.push_back(QAT_ROW(quantize.weights.rounding, word(), Matters::yes,
+                         "nearest: half to even, trained with the straight-through gradient.",
+                         {.when = kWeights, .default_note = preset}));
+  rows.push_back(
+      QAT_ROW(quantize.weights.scale, word(), Matters::yes,
+              "Rule for the scale: amax max|x|/qmax; half_range max|x|/((qmax-qmin)/2); "
+              "no_clip the smallest that clips nothing; signed_max m/qmin, m of largest "
+              "magnitude; min_max (max-min)/(qmax-qmin), no_clip if symmetric; mse least "
+              "squared error.",
+              {.when = kWeights,
+               .default_note = "the preset's; min_max if symmetric is "
+                               "off"}));
+  rows.push_back(QAT_ROW(quantize.weights.scale_type, word(), Matters::yes,
+                         "Type the scale is rounded to before codes are chosen; portable is exact "
+                         "in fp16 and bf16.",
+                         {.when = kWeights, .default_note = preset}));
+
+  rows.push_back(QAT_ROW(quantize.activations.bits, whole(2, 8), Matters::yes,
+                         "Bits of an activation code; none leaves activations as they are.",
+                         {.default_note = preset, .nicknames = {"a_bits", "num_bits"}}));
+  rows.push_back(
+      QAT_ROW(quantize.activations.per, word(), Matters::yes,
+              "What shares a scale: a token, or the whole tensor.",
+              {.when = kActivations, .default_note = "the preset's; tensor if dynamic is off"}));
+  rows.push_back(
+      QAT_ROW(quantize.activations.dynamic, toggle(), Matters::yes,
+              "Scales computed from each input as the model runs; off: from calibration.",
+              {.when = kActivations, .default_note = preset}));
+  rows.push_back(QAT_ROW(quantize.activations.symmetric, toggle(), Matters::yes,
+                         "Zero point 0; off: a zero point a scale.",
+                         {.when = kActivations, .default_note = preset, .nicknames = {"sym"}}));
+  rows.push_back(QAT_ROW(quantize.activations.range, word(), Matters::yes,
+                         "As quantize.weights.range.",
+                         {.when = kSymmetricActivations, .default_note = preset}));
+  rows.push_back(QAT_ROW(quantize.activations.scale, word(), Matters::yes,
+                         "As quantize.weights.scale.",
+                         {.when = kActivations,
+                          .default_note = "the preset's; min_max if symmetric "
+                                          "is off"}));
+  rows.push_back(QAT_ROW(quantize.activations.scale_type, word(), Matters::yes,
+                         "As quantize.weights.scale_type.",
+                         {.when = kActivations, .default_note = preset}));
+
+  rows.push_back(QAT_ROW(quantize.include, text(), Matters::yes,
+                         "Matrices to quantize: names or patterns with * and ?.",
+                         {.nicknames = {"targets", "modules"}}));
+  rows.push_back(QAT_ROW(quantize.exclude, text(), Matters::yes,
+                         "Matrices to leave out of include.", {.nicknames = {"ignore", "skip"}}));
+  rows.push_back(QAT_ROW(quantize.layers, layer_ranges(), Matters::yes,
+                         "Layers to quantize, counted from 0, such as [0-3, 7]; empty: all."));
+  rows.push_back(QAT_ROW(quantize.calibrate.samples, whole(1, kMany), Matters::yes,
+                         "Training sequences that calibration looks at."));
+  rows.push_back(QAT_ROW(quantize.calibrate.range, word(), Matters::yes,
+                         "Range of a calibrated activation: its extremes, a percentile of its "
+                         "magnitudes, or the one of least squared error."));
+  rows.push_back(QAT_ROW(quantize.calibrate.percentile, number_above(50, 100), Matters::yes,
+                         "Share of the values inside the range, in percent.",
+                         {.when = kPercentile}));
+  rows.push_back(QAT_ROW(quantize.smooth.alpha, number(0, 1), Matters::yes,
+                         "SmoothQuant: how much of the activations' range moves into the weights; "
+                         "search picks one a layer.",
+                         {.nicknames = {"smoothquant"}}));
+}
+
+void add_train_rows(std::vector<Field>& rows) {
+  rows.push_back(QAT_ROW(train.steps, whole(0, kMany), Matters::yes,
+                         "Optimizer steps; 0 only calibrates, quantizes and exports.",
+                         {.need = Need::required, .nicknames = {"max_steps", "iterations"}}));
+  rows.push_back(QAT_ROW(train.batch, whole(1, kWide), Matters::yes,
+                         "Sequences a step, over all ranks.", {.nicknames = {"batch_size"}}));
+  rows.push_back(QAT_ROW(train.micro_batch, whole(0, kWide), Matters::yes,
+                         "Sequences a rank computes at a time; less needs less memory. 0: all of "
+                         "its batch.",
+                         {.nicknames = {"micro_batch_size", "gradient_accumulation_steps"}}));
+  rows.push_back(QAT_ROW(train.warmup_bf16, whole(0, kMany), Matters::yes,
+                         "Steps before any fake quantization."));
+  rows.push_back(
+      QAT_ROW(train.enable.order, word(), Matters::yes,
+              "Which layers are quantized first; sensitivity measures, least harm first."));
+  rows.push_back(QAT_ROW(train.enable.layers, whole(0, 10000), Matters::yes,
+                         "Layers that join at each stage; 0: all at once."));
+  rows.push_back(
+      QAT_ROW(train.enable.every, whole(1, kMany), Matters::yes, "Steps between two stages."));
+  rows.push_back(
+      QAT_ROW(train.enable.rewarm, whole(0, kMany), Matters::yes,
+              "Steps over which the learning rate climbs again after a stage; 0: none."));
+  rows.push_back(QAT_ROW(train.learning_rate, number(0, 10), Matters::yes, "Highest learning rate.",
+                         {.nicknames = {"lr", "max_lr"}}));
+  rows.push_back(QAT_ROW(train.schedule.kind, word(), Matters::yes,
+                         "How the learning rate falls: wsd stays constant, then decays.",
+                         {.nicknames = {"lr_scheduler_type", "lr_schedule"}}));
+  rows.push_back(QAT_ROW(train.schedule.warmup, whole(0, kMany), Matters::yes,
+                         "Steps over which the learning rate climbs from 0.",
+                         {.nicknames = {"warmup_steps"}}));
+  rows.push_back(QAT_ROW(train.schedule.final, number(0, 1), Matters::yes,
+                         "Share of the learning rate that is left at the last step.",
+                         {.when = kDecays, .nicknames = {"min_lr"}}));
+  rows.push_back(QAT_ROW(
+      train.schedule.decay, whole(0, kMany), Matters::yes, "Steps of the decay at the end.",
+      {.when = kWsd, .default_note = "a fifth of train.steps", .nicknames = {"decay_steps"}}));
+  rows.push_back(QAT_ROW(train.optimizer.kind, word(), Matters::yes, "The optimizer."));
+  rows.push_back(QAT_ROW(train.optimizer.state_bits, one_of({32, 8}), Matters::yes,
+                         "Bits of each moment; 8 stores codes in blocks of 256."));
+  rows.push_back(QAT_ROW(train.optimizer.beta1, number(0, 0.999999), Matters::yes,
+                         "Decay of the mean gradient."));
+  rows.push_back(QAT_ROW(train.optimizer.beta2, number(0, 0.9999999), Matters::yes,
+                         "Decay of the mean squared gradient."));
+  rows.push_back(QAT_ROW(train.optimizer.eps, number_above(0, 1), Matters::yes,
+                         "Added to the root of the mean square.",
+                         {.nicknames = {"epsilon", "adam_epsilon"}}));
+  rows.push_back(
+      QAT_ROW(train.optimizer.weight_decay, number(0, 10), Matters::yes,
+              "Decoupled weight decay, times the learning rate a step; none on norms and "
+              "biases."));
+  rows.push_back(QAT_ROW(train.optimizer.master, word(), Matters::yes,
+                         "Type of the weights that are updated; bf16_stochastic rounds at random "
+                         "and halves their memory."));
+  rows.push_back(QAT_ROW(train.clip_grad_norm, number(0, 1e9), Matters::yes,
+                         "Largest global gradient norm; 0: no clipping.",
+                         {.nicknames = {"grad_clip", "max_grad_norm", "clip"}}));
+  rows.push_back(QAT_ROW(train.recompute, word(), Matters::no,
+                         "What backward computes again instead of keeping: nothing, the cheap "
+                         "operations, or whole layers. The results do not change.",
+                         {.nicknames = {"gradient_checkpointing", "activation_checkpointing"}}));
+  rows.push_back(QAT_ROW(train.max_bad_steps, whole(1, kMany), Matters::no,
+                         "Steps with a non-finite loss or gradient in a row that end the run."));
+  rows.push_back(QAT_ROW(train.fuse, toggle(), Matters::yes,
+                         "Multiply integers where weights and activations are quantized, as the "
+                         "deployed model does; off: simulate in floating point."));
+  rows.push_back(QAT_ROW(train.log_every, whole(1, kMany), Matters::no,
+                         "Steps between two progress lines.",
+                         {.nicknames = {"logging_steps", "log_interval"}}));
+
+  rows.push_back(QAT_ROW(distill.teacher, path(), Matters::yes,
+                         "Model to imitate: self is the unquantized start, or a directory or GGUF "
+                         "file with the same tokenizer.",
+                         {.default_note = "none; self if distill.kl is set"}));
+  rows.push_back(QAT_ROW(distill.kl, number(0, 1e6), Matters::yes,
+                         "Weight of the teacher's KL divergence in the loss.",
+                         {.default_note = "1 with a teacher, else 0"}));
+  rows.push_back(QAT_ROW(distill.cross_entropy, number(0, 1e6), Matters::yes,
+                         "Weight of the text's cross-entropy in the loss.",
+                         {.default_note = "0 with a teacher, else 1", .nicknames = {"ce"}}));
+  rows.push_back(QAT_ROW(distill.temperature, number_above(0, 1000), Matters::yes,
+                         "Divides both models' logits in the KL term."));
+}
+
+void add_output_rows(std::vector<Field>& rows) {
+  rows.push_back(QAT_ROW(checkpoint.every, whole(0, kMany), Matters::no,
+                         "Steps between checkpoints; 0: only when stopped and at the end.",
+                         {.nicknames = {"save_steps", "save_every"}}));
+  rows.push_back(QAT_ROW(checkpoint.keep, whole(2, 1e6), Matters::no,
+                         "Checkpoints that stay on disk.", {.nicknames = {"save_total_limit"}}));
+  rows.push_back(QAT_ROW(checkpoint.max_failed_saves, whole(1, 1e6), Matters::no,
+                         "Failed saves in a row that end the run."));
+  rows.push_back(
+      QAT_ROW(resume, path(), Matters::no,
+              "Which checkpoint to go on from: auto takes the newest whole one, if there "
+              "are any; auto-or-scratch starts over if all are damaged.",
+              {.nicknames = {"resume_from_checkpoint"}}));
+  rows.push_back(QAT_ROW(resume_allow, keys(), Matters::no,
+                         "Keys, or sections, that may differ from the run that is resumed."));
+  rows.push_back(QAT_ROW(evaluate.metrics, word(), Matters::no, "What to measure at the end.",
+                         {.default_note = "[perplexity] if data.eval is set"}));
+  rows.push_back(QAT_ROW(evaluate.context, whole(2, kWide), Matters::no,
+                         "Tokens a window of the held-out text.",
+                         {.default_note = "data.sequence"}));
+  rows.push_back(QAT_ROW(evaluate.max_windows, whole(0, kMany), Matters::no,
+                         "Windows of each file, from its start; 0: all.",
+                         {.nicknames = {"eval_windows", "limit"}}));
+  rows.push_back(QAT_ROW(evaluate.dtype, word(), Matters::no, "Type the measurement computes in."));
+  rows.push_back(QAT_ROW(generate.prompts, text(), Matters::no,
+                         "Texts the finished model continues, as a sample."));
+  rows.push_back(QAT_ROW(generate.max_tokens, whole(1, kWide), Matters::no, "Longest continuation.",
+                         {.nicknames = {"max_new_tokens"}}));
+  rows.push_back(QAT_ROW(generate.temperature, number(0, 1000), Matters::no,
+                         "Above 0 draws at random; 0 takes the likeliest token."));
+  rows.push_back(QAT_ROW_AS("export", exports, word(), Matters::no,
+                            "What to write at the end: hf (weights on their grid, F32), hf-master "
+                            "(the high-precision weights), compressed-tensors (integer codes)."));
+}
+
+}  // namespace
+
+const std::vector<Field>& recipe_fields() {
+  static const std::vector<Field> kFields = [] {
+    std::vector<Field> rows;
+    add_run_rows(rows);
+    add_data_rows(rows);
+    add_quantize_rows(rows);
+    add_train_rows(rows);
+    add_output_rows(rows);
+    return rows;
+  }();
+  return kFields;
+}
+
+const std::vector<Section>& recipe_sections() {
+  static const std::vector<Section> kSections = {
+      {"model", "model.from", "The model to train: a path, or the shape of a new one."},
+      {"data", "", "What to train and measure on."},
+      {"quantize", "quantize.preset", "How the deployed model is quantized."},
+      {"quantize.weights", "quantize.weights.bits", "The grid of the weights."},
+      {"quantize.activations", "quantize.activations.bits",
+       "The grid of the inputs of quantized matrices."},
+      {"quantize.calibrate", "quantize.calibrate.samples",
+       "Ranges measured on data before training."},
+      {"quantize.smooth", "quantize.smooth.alpha",
+       "SmoothQuant, folded into the norms before training."},
+      {"train", "", "The training loop."},
+      {"train.enable", "train.enable.order", "How fake quantization comes on, layer by layer."},
+      {"train.schedule", "train.schedule.kind", "The learning rate over the run."},
+      {"train.optimizer", "train.optimizer.kind", "The optimizer and its state."},
+      {"distill", "distill.teacher", "Learning from an unquantized teacher."},
+      {"checkpoint", "checkpoint.every", "Saving."},
+      {"evaluate", "evaluate.metrics", "Measuring at the end."},
+      {"generate", "generate.prompts", "Sample texts at the end."},
+  };
+  return kSections;
+}
+
+const Field* find_field(const std::string& key) {
+  for (const auto& field : recipe_fields())
+    if (field.key == key) return &field;
+  return nullptr;
+}
+
+const Section* find_section(const std::string& key) {
+  for (const auto& section : recipe_sections())
+    if (section.key == key) return &section;
+  return nullptr;
+}
+
+}  // namespace qat

@@ -1,0 +1,126 @@
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+
+#include "engine/core/error.h"
+#include "recipes/run/recipe/field.h"
+#include "recipes/run/recipe/recipe.h"
+#include "recipes/run/recipe/resolve.h"
+#include "recipes/run/recipe/suggest.h"
+#include "recipes/run/recipe/yaml_tree.h"
+
+namespace qat {
+namespace {
+
+/// A key for a message: as it is, unless it holds something that would break the line.
+std::string shown_key(const std::string& key) {
+  const bool tame = !key.empty() && key.size() <= 80 &&
+                    std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c < 0x7F; });
+  return tame ? key : shown(key);
+}
+
+void collect(const std::string& key, const YamlNode& node, Assignment::From from, Assignments& out);
+
+/// The entries of a section written as a map.
+void collect_entries(const std::string& prefix, const YamlNode& map, Assignment::From from,
+                     Assignments& out) {
+  for (const auto& [name, node] : map.entries) {
+    const std::string key = prefix.empty() ? name : prefix + "." + name;
+    const bool dotted = name.find('.') != std::string::npos;
+    if (dotted || (!find_field(key) && !find_section(key)))
+      refuse("{}: expected a key of the recipe, got an unknown one; {}",
+             located(node.where, shown_key(key)), key_advice(prefix, name));
+    collect(key, node, from, out);
+  }
+}
+
+/// One known key: a leaf, or a section as a map or in its short form.
+void collect(const std::string& key, const YamlNode& node, Assignment::From from,
+             Assignments& out) {
+  if (find_field(key)) {
+    out[key] = {node, from};
+    return;
+  }
+  const Section& section = *find_section(key);
+  if (node.kind == YamlNode::Kind::map) return collect_entries(key, node, from, out);
+  if (section.short_for.empty() || node.kind == YamlNode::Kind::empty)
+    refuse("{}: expected a map, got {}; indent its keys below it, or remove it",
+           located(node.where, key), shown(node));
+  out[section.short_for] = {node, from};
+}
+
+void collect_override(const RecipeOverride& option, Assignments& out) {
+  if (!find_field(option.key) && !find_section(option.key)) {
+    const size_t dot = option.key.rfind('.');
+    std::string prefix = dot == std::string::npos ? "" : option.key.substr(0, dot);
+    std::string name = option.key.substr(dot == std::string::npos ? 0 : dot + 1);
+    if (!prefix.empty() && !find_section(prefix)) prefix.clear();
+    refuse("{}: expected a key of the recipe, got an unknown one; {}", shown_key(option.origin),
+           key_advice(prefix, name));
+  }
+  YamlNode node;
+  if (option.kind == RecipeOverride::Kind::literal) {
+    node.kind = YamlNode::Kind::quoted;
+    node.text = option.value;
+    node.where = option.origin;
+  } else {
+    node = parse_yaml(option.value, {option.origin, YamlOrigin::Kind::option});
+  }
+  collect(option.key, node, Assignment::From::option, out);
+}
+
+std::string read_file(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const auto status = fs::status(path, error);
+  if (!fs::exists(status)) refuse("{}: expected a recipe, got no such file; check the path", path);
+  if (!fs::is_regular_file(status))
+    refuse("{}: expected a recipe, got {}; give a YAML file", path,
+           fs::is_directory(status) ? "a directory" : "something that is not a file");
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream) refuse("{}: expected a readable recipe, got an error; check its permissions", path);
+  constexpr size_t kEnough = (1 << 20) + 1;  // one more than parse_yaml takes
+  std::string text(kEnough, '\0');
+  stream.read(text.data(), std::streamsize(text.size()));
+  text.resize(size_t(stream.gcount()));
+  return text;
+}
+
+}  // namespace
+
+RecipeOverride set_option(const std::string& argument) {
+  const size_t equals = argument.find('=');
+  if (equals == std::string::npos || equals == 0)
+    refuse("--set: expected key=value, got {}; write for example --set train.steps=20",
+           shown(argument));
+  RecipeOverride option;
+  option.key = argument.substr(0, equals);
+  option.value = argument.substr(equals + 1);
+  option.origin = "--set " + option.key;
+  return option;
+}
+
+RecipeOverride literal_option(const std::string& option, const std::string& key,
+                              const std::string& value) {
+  return {key, value, option, RecipeOverride::Kind::literal};
+}
+
+Recipe parse_recipe(const std::string& text, const std::string& name,
+                    const std::vector<RecipeOverride>& overrides) {
+  const YamlNode root = parse_yaml(text, {name, YamlOrigin::Kind::file});
+  if (root.kind == YamlNode::Kind::empty)
+    refuse("{}: expected a recipe, got an empty file; see --help-recipe for its keys", name);
+  if (root.kind != YamlNode::Kind::map)
+    refuse("{}: expected a map of keys at the top, got {}; write key: value lines", root.where,
+           root.kind == YamlNode::Kind::list ? "a list" : shown(root));
+  Assignments written;
+  collect_entries("", root, Assignment::From::file, written);
+  for (const auto& option : overrides) collect_override(option, written);
+  return resolve(written, name);
+}
+
+Recipe load_recipe(const std::string& path, const std::vector<RecipeOverride>& overrides) {
+  return parse_recipe(read_file(path), path, overrides);
+}
+
+}  // namespace qat

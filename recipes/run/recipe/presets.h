@@ -1,0 +1,22 @@
+// Presets: how a deployment target quantizes, by name. A key set by hand overrides one field.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "recipes/run/recipe/recipe.h"
+
+namespace qat {
+
+struct Preset {
+  std::string name, target, description;
+  WeightQuant weights;
+  ActivationQuant activations;
+};
+
+const std::vector<Preset>& presets();
+/// Refuses nothing: the name was checked against the table's words.
+const Preset& preset_named(const std::string& name);
+std::vector<std::string> preset_names();
+
+}  // namespace qat

@@ -1,0 +1,265 @@
+// The typed recipe: what a YAML file says, checked, with every default filled in. The members are
+// named after the recipe's keys (train.steps is recipe.train.steps) and their initialisers are the
+// defaults; key, range, help and echo stand in one row each of field_table.cpp.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/quant_spec.h"
+#include "kernels/view.h"
+
+namespace qat {
+
+enum class Backend { automatic, cpu, cuda };
+enum class DataFormat { by_extension, text, prompt_completion, messages };
+enum class Rounding { nearest };
+enum class ActivationPer { token, tensor };
+enum class SymmetricRange { strict, full };
+enum class CalibrationRange { min_max, percentile, mse };
+enum class EnableOrder { front_to_back, back_to_front, sensitivity };
+enum class ScheduleKind { cosine, linear, wsd, constant };
+enum class OptimizerKind { adamw };
+enum class MasterWeights { fp32, bf16_stochastic };
+enum class RecomputePolicy { off, cheap, block };
+enum class Metric { perplexity };
+enum class ExportFormat { hf, hf_master, compressed_tensors };
+enum class SmoothMode { off, fixed, search };
+
+/// A key that is one of a few words or a path; `path` is set only when the word is E::path.
+template <class E>
+struct WordOrPath {
+  E word{};
+  std::string path;
+  friend bool operator==(const WordOrPath&, const WordOrPath&) = default;
+};
+enum class ModelOrigin { path, scratch };
+enum class TeacherKind { none, self, path };
+enum class ResumeKind { automatic, never, automatic_or_scratch, path };
+enum class CacheKind { run, off, path };
+
+/// Layers first..last, both included, counted from 0.
+struct LayerRange {
+  int64_t first = 0, last = 0;
+  friend bool operator==(const LayerRange&, const LayerRange&) = default;
+};
+
+/// Where the model comes from; everything but `from` describes a model made from scratch.
+struct ModelOptions {
+  WordOrPath<ModelOrigin> from;
+  std::string tokenizer;  ///< directory or file with a tokenizer; its size is the vocabulary
+  int64_t hidden_size = 0, intermediate_size = 0, num_hidden_layers = 0;
+  int64_t num_attention_heads = 0;
+  int64_t num_key_value_heads = 0;  ///< filled in: equals num_attention_heads when left out
+  int64_t head_dim = 0;             ///< filled in: hidden_size / num_attention_heads when left out
+  int64_t max_position_embeddings = 2048;
+  double rope_theta = 10000.0, rms_norm_eps = 1e-5;
+  bool tie_word_embeddings = true;
+  double initializer_range = 0.02;
+
+  bool scratch() const { return from.word == ModelOrigin::scratch; }
+};
+
+struct DataOptions {
+  std::vector<std::string> train, eval;  ///< paths; globs are expanded by the data part
+  DataFormat format = DataFormat::by_extension;
+  int64_t sequence = 512;  ///< tokens a sequence
+  bool packing = true, shuffle = true;
+  std::string text_field = "text", prompt_field = "prompt", completion_field = "completion";
+  std::string messages_field = "messages";
+  WordOrPath<CacheKind> cache;
+};
+
+/// How weights are quantized; spec() is meaningful when bits is set.
+struct WeightQuant {
+  std::optional<int64_t> bits;  ///< none: weights stay as they are
+  Per per = Per::row;
+  int64_t group = 0;
+  bool symmetric = true;
+  SymmetricRange range = SymmetricRange::strict;
+  Rounding rounding = Rounding::nearest;
+  ScaleRule scale = ScaleRule::amax;
+  ScaleType scale_type = ScaleType::f32;
+  /// The group was written in the recipe, not taken from the preset: a matrix it does not divide is
+  /// refused instead of falling back.
+  bool group_by_hand = false;
+
+  QuantSpec spec() const;
+};
+
+/// How the inputs of quantized matrices are quantized; spec() is meaningful when bits is set.
+struct ActivationQuant {
+  std::optional<int64_t> bits;  ///< none: activations stay as they are
+  ActivationPer per = ActivationPer::token;
+  bool dynamic = true;  ///< false: the range comes from calibration (quantize.calibrate)
+  bool symmetric = true;
+  SymmetricRange range = SymmetricRange::strict;
+  ScaleRule scale = ScaleRule::amax;
+  ScaleType scale_type = ScaleType::f32;
+
+  QuantSpec spec() const;
+};
+
+struct CalibrateOptions {
+  int64_t samples = 128;  ///< sequences of data.train
+  CalibrationRange range = CalibrationRange::min_max;
+  double percentile = 99.9;
+};
+
+/// SmoothQuant's migration strength.
+struct SmoothAlpha {
+  SmoothMode mode = SmoothMode::off;
+  double value = 0.5;  ///< when mode is fixed
+  friend bool operator==(const SmoothAlpha&, const SmoothAlpha&) = default;
+};
+struct SmoothOptions {
+  SmoothAlpha alpha;
+};
+
+struct QuantizeOptions {
+  std::string preset = "none";
+  WeightQuant weights;
+  ActivationQuant activations;
+  std::vector<std::string> include = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                      "gate_proj", "up_proj", "down_proj"};
+  std::vector<std::string> exclude;
+  std::vector<LayerRange> layers;  ///< empty: all
+  CalibrateOptions calibrate;
+  SmoothOptions smooth;
+
+  bool any() const { return weights.bits || activations.bits; }
+};
+
+struct EnableOptions {
+  EnableOrder order = EnableOrder::front_to_back;
+  int64_t layers = 0;  ///< layers enabled at a stage; 0: all at once
+  int64_t every = 1;   ///< steps between stages
+  int64_t rewarm = 0;  ///< steps over which the learning rate warms up again at each stage
+};
+
+struct ScheduleOptions {
+  ScheduleKind kind = ScheduleKind::cosine;
+  int64_t warmup = 0;  ///< steps
+  double final = 0.1;  ///< share of train.learning_rate reached at the last step
+  int64_t decay = 0;   ///< steps of wsd's last part; filled in: a fifth of the steps
+};
+
+struct OptimizerOptions {
+  OptimizerKind kind = OptimizerKind::adamw;
+  int64_t state_bits = 32;  ///< 32 or 8
+  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0.0;
+  MasterWeights master = MasterWeights::fp32;
+};
+
+struct TrainOptions {
+  int64_t steps = 0;
+  int64_t batch = 8;        ///< sequences a step over all ranks
+  int64_t micro_batch = 0;  ///< sequences per rank at a time; 0: the rank's whole share of batch
+  int64_t warmup_bf16 = 0;  ///< steps before any fake quantization
+  EnableOptions enable;
+  double learning_rate = 2e-5;
+  ScheduleOptions schedule;
+  OptimizerOptions optimizer;
+  double clip_grad_norm = 1.0;  ///< 0: no clipping
+  RecomputePolicy recompute = RecomputePolicy::cheap;
+  int64_t max_bad_steps = 10;
+  bool fuse = true;
+  int64_t log_every = 1;
+};
+
+struct DistillOptions {
+  WordOrPath<TeacherKind> teacher;
+  double kl = 0.0, cross_entropy = 1.0;  ///< weights in the loss; filled in: 1 and 0 with a teacher
+  double temperature = 1.0;
+};
+
+struct CheckpointOptions {
+  int64_t every = 100;  ///< steps; 0: only when stopped and at the end
+  int64_t keep = 2;
+  int64_t max_failed_saves = 3;
+};
+
+struct EvaluateOptions {
+  std::vector<Metric> metrics;  ///< filled in: perplexity when data.eval is given
+  int64_t context = 0;          ///< tokens a window; filled in: data.sequence
+  int64_t max_windows = 0;      ///< 0: all
+  DType dtype = DType::f32;
+};
+
+struct GenerateOptions {
+  std::vector<std::string> prompts;
+  int64_t max_tokens = 64;
+  double temperature = 0.0;  ///< 0: the likeliest token each time
+};
+
+struct Recipe {
+  ModelOptions model;
+  std::string out;
+  uint64_t seed = 1;
+  Backend backend = Backend::automatic;
+  int64_t threads = 0;  ///< 0: all cores this process may use
+  DType dtype = DType::bf16;
+  DataOptions data;
+  QuantizeOptions quantize;
+  TrainOptions train;
+  DistillOptions distill;
+  CheckpointOptions checkpoint;
+  WordOrPath<ResumeKind> resume;
+  std::vector<std::string> resume_allow;
+  EvaluateOptions evaluate;
+  GenerateOptions generate;
+  std::vector<ExportFormat> exports;  ///< the key is `export`
+
+  /// Lines for the log: legal, but perhaps not what was meant.
+  std::vector<std::string> warnings;
+};
+
+/// A key set outside the file, named `origin` in messages. A literal is text as it stands; else the
+/// value is YAML.
+struct RecipeOverride {
+  enum class Kind { yaml, literal };
+  std::string key, value, origin;
+  Kind kind = Kind::yaml;
+};
+
+/// The argument of one --set, "key=value". Refuses one without "=".
+RecipeOverride set_option(const std::string& argument);
+/// A command-line option of its own that stands for a key: literal_option("--out", "out",
+/// "runs/a").
+RecipeOverride literal_option(const std::string& option, const std::string& key,
+                              const std::string& value);
+
+/// Reads a recipe, then the overrides in order (a later one wins), fills every default, checks.
+/// Refuses bad input with one line: file:line: key: expected, got, what to do.
+/// Paths are relative to the current directory; `~`, `$NAME` and `${NAME}` are expanded in them.
+Recipe load_recipe(const std::string& path, const std::vector<RecipeOverride>& overrides = {});
+/// The same for text already in memory; `name` stands for the file in messages.
+Recipe parse_recipe(const std::string& text, const std::string& name,
+                    const std::vector<RecipeOverride>& overrides = {});
+
+/// The resolved recipe as YAML with every key; reading it back gives the same recipe.
+std::string to_yaml(const Recipe& recipe);
+/// 16 hex digits over the keys that decide the numbers of a run.
+std::string recipe_hash(const Recipe& recipe);
+
+struct RecipeDifference {
+  std::string key, before, after;
+};
+/// The keys that decide the numbers and differ, without those of `allowed` (a key, or a section for
+/// all below it).
+std::vector<RecipeDifference> recipe_differences(const Recipe& before, const Recipe& after,
+                                                 const std::vector<std::string>& allowed);
+/// Refuses to go on with a run whose recipe differs in a key that matters and that
+/// after.resume_allow does not name. `run` names the run in the message.
+void check_resumable(const Recipe& before, const Recipe& after, const std::string& run);
+
+/// Every key with its values, default and meaning, for a terminal.
+std::string recipe_help();
+/// The same as recipes/README.md.
+std::string recipe_reference();
+/// The same as a JSON schema for editors (recipes/recipe.schema.json).
+std::string recipe_schema();
+
+}  // namespace qat

@@ -1,0 +1,334 @@
+#include "recipes/run/recipe/resolve.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <tuple>
+#include <utility>
+
+#include "engine/core/error.h"
+#include "recipes/run/recipe/field.h"
+#include "recipes/run/recipe/parse_value.h"
+#include "recipes/run/recipe/presets.h"
+#include "recipes/run/recipe/words.h"
+
+namespace qat {
+namespace {
+
+/// Who wrote which key.
+class Sources {
+ public:
+  Sources(const Assignments& written, std::string name)
+      : written_(written), name_(std::move(name)) {}
+
+  /// Written, and not since made meaningless.
+  bool by_hand(const std::string& key) const {
+    return written_.contains(key) &&
+           std::find(dropped_.begin(), dropped_.end(), key) == dropped_.end();
+  }
+  /// Written by the file while one of `deciders` (a key, or a section) came from an option.
+  bool outdated(const std::string& key, const std::vector<std::string>& deciders) const {
+    const auto found = written_.find(key);
+    if (found == written_.end() || found->second.from == Assignment::From::option) return false;
+    for (const auto& [other, assignment] : written_)
+      for (const auto& decider : deciders)
+        if (assignment.from == Assignment::From::option &&
+            (other == decider || other.starts_with(decider + ".")))
+          return true;
+    return false;
+  }
+  void drop(const std::string& key) { dropped_.push_back(key); }
+  /// Where a key was written, else the file.
+  std::string where(const std::string& key) const {
+    const auto found = written_.find(key);
+    return found == written_.end() ? name_ : found->second.node.where;
+  }
+  const std::vector<std::string>& dropped() const { return dropped_; }
+
+ private:
+  const Assignments& written_;
+  std::string name_;
+  std::vector<std::string> dropped_;
+};
+
+void set_from(const Recipe& from, Recipe& to, const Field& field) {
+  field.set(to, field.get(from));
+}
+
+[[noreturn]] void refuse_together(const Sources& sources, const std::string& key,
+                                  const std::string& expected, const std::string& got,
+                                  const std::string& advice) {
+  refuse("{}: expected {}, got {}; {}", located(sources.where(key), key), expected, got, advice);
+}
+
+void drop_outdated(Sources& sources, Recipe& recipe, const Recipe& defaults,
+                   const std::vector<std::string>& keys, const std::vector<std::string>& deciders) {
+  for (const auto& key : keys) {
+    if (!sources.by_hand(key) || !sources.outdated(key, deciders)) continue;
+    sources.drop(key);
+    set_from(defaults, recipe, *find_field(key));
+  }
+}
+
+void fill_quantize(Recipe& recipe, const Sources& sources) {
+  WeightQuant& weights = recipe.quantize.weights;
+  const std::string w = "quantize.weights.", a = "quantize.activations.";
+  weights.group_by_hand = sources.by_hand(w + "group");
+  if (weights.group_by_hand && !sources.by_hand(w + "per")) weights.per = Per::group;
+  if (weights.per != Per::group && !weights.group_by_hand) weights.group = 0;
+  if (!sources.by_hand(w + "scale") && !weights.symmetric && weights.scale != ScaleRule::mse)
+    weights.scale = ScaleRule::min_max;
+  if (weights.symmetric && weights.scale == ScaleRule::min_max) weights.scale = ScaleRule::no_clip;
+
+  ActivationQuant& activations = recipe.quantize.activations;
+  if (!activations.dynamic && !sources.by_hand(a + "per")) activations.per = ActivationPer::tensor;
+  if (!sources.by_hand(a + "scale") && !activations.symmetric &&
+      activations.scale != ScaleRule::mse)
+    activations.scale = ScaleRule::min_max;
+  if (activations.symmetric && activations.scale == ScaleRule::min_max)
+    activations.scale = ScaleRule::no_clip;
+}
+
+void fill_scratch(ModelOptions& model, const Sources& sources) {
+  if (!model.scratch()) return;
+  if (!sources.by_hand("model.num_key_value_heads"))
+    model.num_key_value_heads = model.num_attention_heads;
+  if (!sources.by_hand("model.head_dim") && model.num_attention_heads > 0) {
+    if (model.hidden_size % model.num_attention_heads != 0)
+      refuse_together(sources, "model.hidden_size", "a multiple of model.num_attention_heads",
+                      fmt::format("{} and {}", model.hidden_size, model.num_attention_heads),
+                      "change one of them, or set model.head_dim");
+    model.head_dim = model.hidden_size / model.num_attention_heads;
+  }
+}
+
+/// Defaults that follow from other keys.
+void fill(Recipe& recipe, Sources& sources) {
+  const Recipe defaults;
+  fill_quantize(recipe, sources);
+  fill_scratch(recipe.model, sources);
+
+  DistillOptions& distill = recipe.distill;
+  drop_outdated(sources, recipe, defaults, {"distill.kl", "distill.cross_entropy"},
+                {"distill.teacher"});
+  const bool wants_teacher = sources.by_hand("distill.kl") && distill.kl > 0;
+  if (wants_teacher && !sources.by_hand("distill.teacher"))
+    distill.teacher.word = TeacherKind::self;
+  const bool teacher = distill.teacher.word != TeacherKind::none;
+  if (!sources.by_hand("distill.kl")) distill.kl = teacher ? 1.0 : 0.0;
+  if (!sources.by_hand("distill.cross_entropy")) distill.cross_entropy = teacher ? 0.0 : 1.0;
+
+  ScheduleOptions& schedule = recipe.train.schedule;
+  if (schedule.kind == ScheduleKind::wsd && !sources.by_hand("train.schedule.decay"))
+    schedule.decay = recipe.train.steps / 5;
+  if (!sources.by_hand("evaluate.context")) recipe.evaluate.context = recipe.data.sequence;
+  drop_outdated(sources, recipe, defaults, {"evaluate.metrics"}, {"data.eval"});
+  if (!sources.by_hand("evaluate.metrics") && !recipe.data.eval.empty())
+    recipe.evaluate.metrics = {Metric::perplexity};
+}
+
+/// Keys that have a meaning only beside others, and keys that must be there.
+void check_conditions(Recipe& recipe, Sources& sources) {
+  const Recipe defaults;
+  for (const auto& field : recipe_fields()) {
+    const bool holds = field.when.holds == nullptr || field.when.holds(recipe);
+    if (!holds && sources.by_hand(field.key)) {
+      if (!sources.outdated(field.key, field.when.deciders))
+        refuse_together(sources, field.key, fmt::format("this key only where {}", field.when.means),
+                        yaml_value(field, field.get(recipe)),
+                        fmt::format("remove it, or change {}", field.when.deciders.front()));
+      sources.drop(field.key);
+      set_from(defaults, recipe, field);
+      if (field.key == "quantize.weights.group") recipe.quantize.weights.group_by_hand = false;
+    }
+    if (holds && field.need == Need::required && !sources.by_hand(field.key)) {
+      const std::string also =
+          field.when.means ? fmt::format(" where {}", field.when.means) : std::string();
+      refuse("{}: expected {}{}, got nothing; {}", located(sources.where(field.key), field.key),
+             expectation(field), also, "it means: " + field.help);
+    }
+  }
+}
+
+struct Grid {
+  std::string prefix;
+  SymmetricRange range;
+  ScaleRule scale;
+  int64_t bits;
+};
+
+/// A scale rule that its grid cannot have.
+void check_scale_rule(const Grid& grid, bool symmetric, const Sources& sources) {
+  const std::string key = grid.prefix + ".scale";
+  const std::string got = fmt::format("{} with {}.symmetric: {}",
+                                      yaml_value(*find_field(key), FieldValue(word_of(grid.scale))),
+                                      grid.prefix, symmetric);
+  if (!symmetric && grid.scale != ScaleRule::min_max && grid.scale != ScaleRule::mse)
+    refuse_together(sources, key, "min_max or mse for a grid with a zero point", got,
+                    "change one of the two");
+  if (symmetric && grid.scale == ScaleRule::signed_max && grid.range != SymmetricRange::full)
+    refuse_together(sources, key, fmt::format("{}.range: full with signed_max", grid.prefix),
+                    "strict", "change one of the two");
+}
+
+void check_quantize(const Recipe& recipe, const Sources& sources) {
+  const auto& [weights, activations] =
+      std::tie(recipe.quantize.weights, recipe.quantize.activations);
+  if (weights.bits) {
+    if (weights.per == Per::group && weights.group == 0)
+      refuse_together(sources, "quantize.weights.per", "quantize.weights.group beside group",
+                      "no group", "set quantize.weights.group, for example to 32");
+    check_scale_rule({"quantize.weights", weights.range, weights.scale, *weights.bits},
+                     weights.symmetric, sources);
+  }
+  if (activations.bits) {
+    check_scale_rule(
+        {"quantize.activations", activations.range, activations.scale, *activations.bits},
+        activations.symmetric, sources);
+    if (!activations.dynamic && activations.per == ActivationPer::token)
+      refuse_together(sources, "quantize.activations.per",
+                      "tensor where quantize.activations.dynamic is off", "token",
+                      "calibrated scales cannot follow single tokens: change one of the two");
+  }
+  if (recipe.quantize.any() && recipe.quantize.include.empty())
+    refuse_together(sources, "quantize.include", "at least one matrix to quantize", "an empty list",
+                    "name some, or set quantize.preset: none");
+}
+
+void check_scratch(const ModelOptions& model, const Sources& sources) {
+  if (!model.scratch()) return;
+  if (model.num_attention_heads % model.num_key_value_heads != 0)
+    refuse_together(sources, "model.num_key_value_heads", "a divisor of model.num_attention_heads",
+                    fmt::format("{} and {}", model.num_key_value_heads, model.num_attention_heads),
+                    "change one of them");
+  if (model.head_dim % 2 != 0)
+    refuse_together(sources, "model.head_dim", "an even number, for rotary positions",
+                    fmt::format("{}", model.head_dim), "change it, or the number of heads");
+}
+
+void check_train(const Recipe& recipe, const Sources& sources) {
+  const TrainOptions& train = recipe.train;
+  if (train.micro_batch > 0 && train.batch % train.micro_batch != 0)
+    refuse_together(sources, "train.micro_batch", "a divisor of train.batch",
+                    fmt::format("{} and {}", train.micro_batch, train.batch),
+                    "change one of the two");
+  const DistillOptions& distill = recipe.distill;
+  const bool teacher = distill.teacher.word != TeacherKind::none;
+  if (!teacher && distill.kl > 0)
+    refuse_together(sources, "distill.kl", "0 where distill.teacher is none",
+                    fmt::format("{}", distill.kl),
+                    "set distill.teacher: self, or remove distill.kl");
+  if (distill.kl == 0 && distill.cross_entropy == 0)
+    refuse_together(sources, "distill.cross_entropy", "above 0 where distill.kl is 0", "0",
+                    "give one of the two a weight");
+  if (recipe.model.scratch() && distill.teacher.word == TeacherKind::self)
+    refuse_together(sources, "distill.teacher", "none or a path where model is scratch", "self",
+                    "an untrained model has nothing to teach");
+
+  const QuantizeOptions& quantize = recipe.quantize;
+  std::string reader;
+  if (train.steps > 0)
+    reader = "train.steps is above 0";
+  else if (quantize.smooth.alpha.mode != SmoothMode::off && quantize.activations.bits)
+    reader = "quantize.smooth is set";
+  else if (quantize.activations.bits && !quantize.activations.dynamic)
+    reader = "quantize.activations.dynamic is off";
+  if (!reader.empty() && recipe.data.train.empty())
+    refuse_together(sources, "data.train", fmt::format("a list of files where {}", reader), "none",
+                    "name the training text");
+}
+
+/// E10: the run must not write into the model it reads.
+void check_out(const Recipe& recipe, const Sources& sources) {
+  namespace fs = std::filesystem;
+  if (recipe.model.scratch()) return;
+  std::error_code error;
+  const auto place = [&](const std::string& path) {
+    fs::path out = fs::weakly_canonical(fs::absolute(path, error), error);
+    return out.has_filename() ? out : out.parent_path();
+  };
+  const fs::path model = place(recipe.model.from.path), out = place(recipe.out);
+  const auto inside = std::mismatch(model.begin(), model.end(), out.begin(), out.end());
+  if (!model.empty() && inside.first == model.end())
+    refuse_together(sources, "out", "a directory outside the model's", shown(recipe.out),
+                    "choose another one");
+}
+
+void check_outputs(Recipe& recipe, Sources& sources) {
+  if (!recipe.evaluate.metrics.empty() && recipe.data.eval.empty())
+    refuse_together(sources, "evaluate.metrics", "data.eval beside perplexity", "no text",
+                    "set data.eval, or remove evaluate");
+  auto& exports = recipe.exports;
+  const auto integers = std::find(exports.begin(), exports.end(), ExportFormat::compressed_tensors);
+  if (integers != exports.end() && !recipe.quantize.weights.bits) {
+    if (!sources.outdated("export", {"quantize"}))
+      refuse_together(sources, "export", "quantized weights for compressed-tensors",
+                      "quantize.weights.bits: none", "set quantize.preset, or remove the format");
+    exports.erase(integers);
+    recipe.warnings.push_back("export: compressed-tensors left out: the weights are not quantized");
+  }
+}
+
+/// What is legal, but perhaps not what was meant.
+void add_warnings(Recipe& recipe, const Sources& sources) {
+  auto& lines = recipe.warnings;
+  const QuantizeOptions& quantize = recipe.quantize;
+  const TrainOptions& train = recipe.train;
+  if (quantize.weights.bits) {
+    const WeightQuant& weights = quantize.weights;
+    if (*weights.bits != 8 && *weights.bits != 4)
+      lines.push_back(fmt::format(
+          "quantize.weights.bits: no deployment format stores {} bits; it can be trained and "
+          "measured, not exported as integers",
+          *weights.bits));
+    if (weights.per == Per::group && weights.group % 32 != 0)
+      lines.push_back(fmt::format(
+          "quantize.weights.group: no deployment format has groups of {}; take a multiple of 32",
+          weights.group));
+  }
+  if (quantize.any() && train.steps > 0 && train.warmup_bf16 >= train.steps)
+    lines.push_back(
+        fmt::format("train.warmup_bf16: {} of {} steps, so no step trains with quantization",
+                    train.warmup_bf16, train.steps));
+  if (!quantize.any() && sources.by_hand("train.warmup_bf16") && train.warmup_bf16 > 0)
+    lines.push_back("train.warmup_bf16: has no effect, nothing is quantized");
+  if (!quantize.activations.bits && quantize.smooth.alpha.mode != SmoothMode::off)
+    lines.push_back("quantize.smooth: has no effect, activations are not quantized");
+  if (train.steps > 0 && train.schedule.warmup > train.steps)
+    lines.push_back(
+        fmt::format("train.schedule.warmup: {} of {} steps, so the learning rate never "
+                    "reaches its height",
+                    train.schedule.warmup, train.steps));
+  for (const auto& key : sources.dropped())
+    lines.push_back(fmt::format("{}: {}: has no effect any more, an option changed what it needs",
+                                sources.where(key), key));
+}
+
+}  // namespace
+
+Recipe resolve(const Assignments& written, const std::string& name) {
+  Recipe recipe;
+  const auto read = [&](const std::string& key) {
+    const auto found = written.find(key);
+    if (found == written.end()) return;
+    const Field& field = *find_field(key);
+    field.set(recipe, parse_value(field, found->second.node));
+  };
+  read("quantize.preset");
+  const Preset& preset = preset_named(recipe.quantize.preset);
+  recipe.quantize.weights = preset.weights;
+  recipe.quantize.activations = preset.activations;
+  for (const auto& field : recipe_fields()) read(field.key);
+
+  Sources sources(written, name);
+  fill(recipe, sources);
+  check_conditions(recipe, sources);
+  check_scratch(recipe.model, sources);
+  check_quantize(recipe, sources);
+  check_train(recipe, sources);
+  check_outputs(recipe, sources);
+  check_out(recipe, sources);
+  add_warnings(recipe, sources);
+  return recipe;
+}
+
+}  // namespace qat

@@ -1,0 +1,77 @@
+// The words a recipe uses for each enum. A second spelling of a value is read but never written.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "recipes/run/recipe/recipe.h"
+
+namespace qat {
+
+template <class E>
+using WordList = std::vector<std::pair<const char*, E>>;
+
+template <class E>
+struct Words;  // Words<E>::list() of every enum in a recipe
+
+#define QAT_WORDS(E, ...)                             \
+  template <>                                         \
+  struct Words<E> {                                   \
+    static const WordList<E>& list() {                \
+      using enum E;                                   \
+      static const WordList<E> kList = {__VA_ARGS__}; \
+      return kList;                                   \
+    }                                                 \
+  };
+
+QAT_WORDS(Backend, {"auto", automatic}, {"cpu", cpu}, {"cuda", cuda})
+QAT_WORDS(DType, {"bf16", bf16}, {"fp32", f32})
+QAT_WORDS(DataFormat, {"auto", by_extension}, {"text", text},
+          {"prompt_completion", prompt_completion}, {"messages", messages})
+QAT_WORDS(Rounding, {"nearest", nearest})
+QAT_WORDS(Per, {"channel", row}, {"tensor", tensor}, {"group", group})
+QAT_WORDS(ActivationPer, {"token", token}, {"tensor", tensor})
+QAT_WORDS(SymmetricRange, {"strict", strict}, {"full", full})
+QAT_WORDS(ScaleRule, {"amax", amax}, {"half_range", half_range}, {"no_clip", no_clip},
+          {"signed_max", signed_max}, {"min_max", min_max}, {"minmax", min_max}, {"mse", mse})
+QAT_WORDS(ScaleType, {"f32", f32}, {"bf16", bf16}, {"f16", f16}, {"portable", portable})
+QAT_WORDS(CalibrationRange, {"min_max", min_max}, {"minmax", min_max}, {"percentile", percentile},
+          {"mse", mse})
+QAT_WORDS(EnableOrder, {"front_to_back", front_to_back}, {"back_to_front", back_to_front},
+          {"sensitivity", sensitivity})
+QAT_WORDS(ScheduleKind, {"cosine", cosine}, {"linear", linear}, {"wsd", wsd},
+          {"constant", constant})
+QAT_WORDS(OptimizerKind, {"adamw", adamw})
+QAT_WORDS(MasterWeights, {"fp32", fp32}, {"bf16_stochastic", bf16_stochastic})
+QAT_WORDS(RecomputePolicy, {"off", off}, {"cheap", cheap}, {"block", block})
+QAT_WORDS(Metric, {"perplexity", perplexity})
+QAT_WORDS(ExportFormat, {"hf", hf}, {"hf-master", hf_master},
+          {"compressed-tensors", compressed_tensors})
+// Of a WordOrPath: the words beside E::path.
+QAT_WORDS(ModelOrigin, {"scratch", scratch})
+QAT_WORDS(TeacherKind, {"none", none}, {"self", self})
+QAT_WORDS(ResumeKind, {"auto", automatic}, {"never", never},
+          {"auto-or-scratch", automatic_or_scratch})
+QAT_WORDS(CacheKind, {"run", run}, {"off", off})
+#undef QAT_WORDS
+
+/// The word of a value: word_of(Backend::cpu) is "cpu".
+template <class E>
+std::string word_of(E value) {
+  for (const auto& [word, meaning] : Words<E>::list())
+    if (meaning == value) return word;
+  return "?";
+}
+
+/// The words that are written, or only the other spellings of them.
+enum class Spelling { written, other };
+template <class E>
+std::vector<std::string> all_words(Spelling spelling) {
+  std::vector<std::string> out;
+  for (const auto& [word, value] : Words<E>::list())
+    if ((word_of(value) == word) == (spelling == Spelling::written)) out.push_back(word);
+  return out;
+}
+
+}  // namespace qat

@@ -1,0 +1,121 @@
+// What good recipes give: values, defaults, presets, overrides, and the way back to YAML.
+#include "recipes/run/recipe/recipe.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "engine/core/error.h"
+
+namespace qat {
+namespace {
+
+const std::string kSmall = "model: m\nout: o\ndata: {train: [t.txt]}\ntrain: {steps: 10}\n";
+
+Recipe parsed(const std::string& more, const std::vector<std::string>& set = {}) {
+  std::vector<RecipeOverride> options;
+  for (const auto& argument : set) options.push_back(set_option(argument));
+  return parse_recipe(kSmall + more, "r.yaml", options);
+}
+
+std::string message(const std::string& text, const std::vector<std::string>& set = {}) {
+  try {
+    std::vector<RecipeOverride> options;
+    for (const auto& argument : set) options.push_back(set_option(argument));
+    parse_recipe(text, "r.yaml", options);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Exit::refused);
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST(Recipe, DefaultsAreFilledIn) {
+  const Recipe recipe = parsed("");
+  EXPECT_EQ(recipe.model.from.path, "m");
+  EXPECT_FALSE(recipe.model.scratch());
+  EXPECT_EQ(recipe.train.steps, 10);
+  EXPECT_EQ(recipe.train.batch, 8);
+  EXPECT_EQ(recipe.dtype, DType::bf16);
+  EXPECT_EQ(recipe.resume.word, ResumeKind::automatic);
+  EXPECT_FALSE(recipe.quantize.any());
+  EXPECT_EQ(recipe.distill.teacher.word, TeacherKind::none);
+  EXPECT_EQ(recipe.distill.kl, 0.0);
+  EXPECT_EQ(recipe.distill.cross_entropy, 1.0);
+  EXPECT_TRUE(recipe.evaluate.metrics.empty());
+  EXPECT_EQ(recipe.evaluate.context, 512);
+}
+
+TEST(Recipe, PresetsGiveTheirGrids) {
+  const auto int8 = parsed("quantize: w8a8\n").quantize;
+  const QuantSpec row8{8, Per::row, 0, Range::strict, ScaleRule::amax, ScaleType::f32};
+  EXPECT_EQ(int8.weights.spec(), row8);
+  EXPECT_EQ(int8.activations.spec(), row8);
+  EXPECT_TRUE(int8.activations.dynamic);
+
+  const auto int4 = parsed("quantize: {preset: w4a8}\n").quantize;
+  EXPECT_EQ(int4.weights.spec(),
+            (QuantSpec{4, Per::group, 32, Range::full, ScaleRule::mse, ScaleType::portable}));
+  EXPECT_EQ(int4.activations.spec(), row8);
+  EXPECT_FALSE(int4.weights.group_by_hand);
+}
+
+TEST(Recipe, HandOverridesThePresetFieldByField) {
+  const auto quantize =
+      parsed("quantize: {preset: w4a8, weights: {group: 32, bits: 3}}\n").quantize;
+  EXPECT_EQ(quantize.weights.spec(),
+            (QuantSpec{3, Per::group, 32, Range::full, ScaleRule::mse, ScaleType::portable}));
+  EXPECT_TRUE(quantize.weights.group_by_hand);
+  const auto channel = parsed("quantize: {preset: w4a8, weights: {per: channel}}\n").quantize;
+  EXPECT_EQ(channel.weights.spec().per, Per::row);
+  EXPECT_EQ(channel.weights.group, 0);
+  const auto zero_point = parsed("quantize: {preset: w8a8, activations: {symmetric: false}}\n");
+  EXPECT_EQ(zero_point.quantize.activations.spec().range, Range::asymmetric);
+  EXPECT_EQ(zero_point.quantize.activations.spec().rule, ScaleRule::min_max);
+  EXPECT_FALSE(parsed("quantize: {preset: w8a8, activations: none}\n").quantize.activations.bits);
+}
+
+TEST(Recipe, ShortFormsStandForTheirKey) {
+  const Recipe recipe = parsed(
+      "distill: self\nquantize: {preset: w8a8, smooth: 0.8, calibrate: 16}\n"
+      "checkpoint: 7\ngenerate: Hello\nexport: hf\n");
+  EXPECT_EQ(recipe.distill.teacher.word, TeacherKind::self);
+  EXPECT_EQ(recipe.distill.kl, 1.0);
+  EXPECT_EQ(recipe.distill.cross_entropy, 0.0);
+  EXPECT_EQ(recipe.quantize.smooth.alpha, (SmoothAlpha{SmoothMode::fixed, 0.8}));
+  EXPECT_EQ(recipe.quantize.calibrate.samples, 16);
+  EXPECT_EQ(recipe.checkpoint.every, 7);
+  EXPECT_EQ(recipe.generate.prompts, std::vector<std::string>{"Hello"});
+  EXPECT_EQ(recipe.exports, std::vector<ExportFormat>{ExportFormat::hf});
+}
+
+TEST(Recipe, OptionsWinOverTheFile) {
+  const Recipe recipe = parsed("distill: {teacher: self, kl: 2.0}\n",
+                               {"train.steps=3", "train={batch: 4}", "distill=none"});
+  EXPECT_EQ(recipe.train.steps, 3);
+  EXPECT_EQ(recipe.train.batch, 4);
+  EXPECT_EQ(recipe.distill.kl, 0.0) << "the file's kl belonged to a teacher that is gone";
+  EXPECT_EQ(message(kSmall, {"train.steps=fast"}),
+            "--set train.steps: expected a whole number from 0 to 1000000000, got "
+            "fast; it means: Optimizer steps; 0 only calibrates, quantizes and exports.");
+}
+
+TEST(Recipe, EveryShippedRecipeReadsAndReadsBack) {
+  setenv("QAT_TEST_DATA", "/data", 0);
+  int count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("recipes")) {
+    if (entry.path().extension() != ".yaml") continue;
+    ++count;
+    const Recipe recipe = load_recipe(entry.path());
+    EXPECT_TRUE(recipe.warnings.empty()) << entry.path() << ": " << recipe.warnings.front();
+    const Recipe again = parse_recipe(to_yaml(recipe), "echo");
+    EXPECT_EQ(to_yaml(again), to_yaml(recipe)) << entry.path();
+    EXPECT_EQ(recipe_hash(again), recipe_hash(recipe));
+    EXPECT_EQ(again.quantize.weights.group_by_hand, recipe.quantize.weights.group_by_hand);
+  }
+  EXPECT_GE(count, 4);
+}
+
+}  // namespace
+}  // namespace qat
