@@ -54,7 +54,8 @@ std::string names_of(const Json& record) {
 std::string take_string(Json& record, const std::string& field, const std::string& where) {
   const auto found = record.find(field);
   if (found == record.end()) {
-    refuse("{}: no field \"{}\" (the record has: {})", where, field, names_of(record));
+    refuse("{}: no field \"{}\" (the record has: {}); set the data format or the field names",
+           where, field, names_of(record));
   }
   if (!found->is_string()) {
     refuse("{}: field \"{}\" should be a string, got {}", where, field, found->type_name());

@@ -126,6 +126,18 @@ TEST(Readers, BadRecordsAreRefusedByLine) {
   }
 }
 
+TEST(Readers, ARecordCutAnywhereIsRefused) {
+  const Folder folder;
+  const std::string line =
+      R"({"id": [1, 2.5e3, null, {"a": true}], "text": "caf\u00e9 \ud83d\ude00 )"
+      "\xC3\xA9\"}";
+  EXPECT_EQ(read(folder.write("a.jsonl", line)).size(), 1u);
+  for (size_t size = 1; size < line.size(); ++size) {
+    const std::string path = folder.write("cut.jsonl", line.substr(0, size));
+    EXPECT_NE(refusal([&] { read(path); }).find("cut.jsonl:1: not valid JSON"), std::string::npos);
+  }
+}
+
 TEST(Readers, WhatIsNotARegularFileIsRefusedAtOnce) {
   const Folder folder;
   EXPECT_NE(refusal([&] { read(folder / "none.txt"); }).find("No such file"), std::string::npos);
