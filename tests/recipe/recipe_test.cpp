@@ -8,7 +8,7 @@
 
 #include "engine/core/error.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 const std::string kSmall = "model: m\nout: o\ndata: {train: [t.txt]}\ntrain: {steps: 10}\n";
@@ -118,4 +118,4 @@ TEST(Recipe, EveryShippedRecipeReadsAndReadsBack) {
 }
 
 }  // namespace
-}  // namespace qat
+}  // namespace qat::recipe

@@ -8,7 +8,7 @@
 
 #include "recipes/run/recipe/yaml_tree.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 std::string bounds(const Field& field) {
@@ -82,4 +82,4 @@ std::string yaml_value(const Field& field, const FieldValue& value) {
   return "[" + out + "]";
 }
 
-}  // namespace qat
+}  // namespace qat::recipe

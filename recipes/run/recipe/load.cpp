@@ -9,7 +9,7 @@
 #include "recipes/run/recipe/suggest.h"
 #include "recipes/run/recipe/yaml_tree.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 /// A key for a message: as it is, unless it holds something that would break the line.
@@ -123,4 +123,4 @@ Recipe load_recipe(const std::string& path, const std::vector<RecipeOverride>& o
   return parse_recipe(read_file(path), path, overrides);
 }
 
-}  // namespace qat
+}  // namespace qat::recipe

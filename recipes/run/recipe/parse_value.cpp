@@ -10,7 +10,7 @@
 #include "engine/core/error.h"
 #include "recipes/run/recipe/suggest.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 [[noreturn]] void refuse_value(const Field& field, const YamlNode& node,
@@ -227,4 +227,4 @@ FieldValue parse_value(const Field& field, const YamlNode& node) {
   return out;
 }
 
-}  // namespace qat
+}  // namespace qat::recipe

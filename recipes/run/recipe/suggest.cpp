@@ -7,7 +7,7 @@
 
 #include "recipes/run/recipe/field.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 /// Edits (insert, delete, replace, swap of neighbours) that turn a into b.
@@ -114,4 +114,4 @@ std::string key_advice(const std::string& prefix, const std::string& name) {
                      fmt::join(siblings, ", "));
 }
 
-}  // namespace qat
+}  // namespace qat::recipe

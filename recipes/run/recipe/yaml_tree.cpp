@@ -13,7 +13,7 @@
 
 #include "engine/core/error.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 constexpr size_t kMaxBytes = 1 << 20;
@@ -274,4 +274,4 @@ std::string yaml_text(const std::string& text) {
   return out + "\"";
 }
 
-}  // namespace qat
+}  // namespace qat::recipe

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-namespace qat {
+namespace qat::recipe {
 
 /// One value with the place it came from.
 struct YamlNode {
@@ -41,4 +41,4 @@ std::string located(const std::string& where, const std::string& key);
 /// A scalar for a YAML file: plain where it reads back as the same text, else double-quoted.
 std::string yaml_text(const std::string& text);
 
-}  // namespace qat
+}  // namespace qat::recipe
