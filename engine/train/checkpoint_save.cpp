@@ -181,7 +181,8 @@ SaveResult CheckpointWriter::save(int64_t step, const json& state,
   std::string failed = aside;  // what is removed if the save fails
   try {
     checkpoint_files::make_directory(directory_);
-    checkpoint_files::remove_tree(aside);
+    // Before and not after: what killed saves left must not fill the disk this one needs.
+    checkpoint_files::remove_leftovers(directory_);
     checkpoint_files::make_directory(aside);
     const Descriptor marked = checkpoint_files::open_directory(aside);
     checkpoint_files::mark_as_being_written(marked);
@@ -269,7 +270,6 @@ void CheckpointWriter::prune(int64_t newest) {
       checkpoint_files::remove_tree(path);
     }
   }
-  checkpoint_files::remove_leftovers(directory_);
 }
 
 void set_aside_newer_checkpoints(const std::string& directory, int64_t step,

@@ -50,8 +50,9 @@ Optimizer::Optimizer(Store& store, const KernelTable& kernels, const OptimizerSe
 }
 
 const Optimizer::Moments& Optimizer::moments(const std::string& name) const {
-  const auto found = std::lower_bound(moments_.begin(), moments_.end(), name,
-                                      [](const auto& a, const std::string& b) { return a.first < b; });
+  const auto found =
+      std::lower_bound(moments_.begin(), moments_.end(), name,
+                       [](const auto& a, const std::string& b) { return a.first < b; });
   if (found == moments_.end() || found->first != name)
     internal_error("optimizer: no moments of {}", name);
   return found->second;

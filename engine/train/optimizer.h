@@ -1,4 +1,5 @@
-// AdamW over the parameters of a Store, with f32 or 8-bit block-wise moments (Dettmers et al., 2022).
+// AdamW over the parameters of a Store, with f32 or 8-bit block-wise moments (Dettmers et al.,
+// 2022).
 #pragma once
 
 #include <cstdint>

@@ -40,8 +40,8 @@ void Trainer::compile(const EnabledLayers& layers) {
   gradients_ = training.gradients;
   std::vector<Id> results = {sums_};
   for (const ParameterGradient& g : gradients_) results.push_back(g.gradient);
-  program_ = Program::compile(std::move(training.graph), results, store_, kernels_,
-                              settings_.compile);
+  program_ =
+      Program::compile(std::move(training.graph), results, store_, kernels_, settings_.compile);
   compiled_for_ = layers;
 }
 
@@ -83,8 +83,8 @@ StepResult Trainer::step() {
   program_->run_epilogue(stream_);
   result.cross_entropy = ce * inv_tokens;
   result.kl = kl * inv_tokens;
-  result.loss = double(settings_.cross_entropy) * result.cross_entropy +
-                double(settings_.kl) * result.kl;
+  result.loss =
+      double(settings_.cross_entropy) * result.cross_entropy + double(settings_.kl) * result.kl;
 
   std::vector<TrainedParameter> parameters;
   double norm[2] = {0, 0};

@@ -35,7 +35,7 @@ struct TrainerSettings {
 struct StepResult {
   int64_t step = 0;  ///< counts from 1
   double loss = 0, cross_entropy = 0, kl = 0, learning_rate = 0, grad_norm = 0;
-  int64_t tokens = 0;          ///< counted targets
+  int64_t tokens = 0;  ///< counted targets
   int64_t enabled_layers = 0;
   double seconds = 0;
   bool skipped = false;  ///< a non-finite step: nothing but the data position moved on
@@ -47,7 +47,8 @@ class Trainer {
   using LayersAt = std::function<EnabledLayers(int64_t step)>;
   using LearningRateAt = std::function<double(int64_t step)>;
 
-  /// layers_at and learning_rate_at are asked with the number of finished steps (0 before the first).
+  /// layers_at and learning_rate_at are asked with the number of finished steps (0 before the
+  /// first).
   Trainer(const TrainerSettings& settings, Store& store, const KernelTable& kernels, Stream& stream,
           Dataset& data, std::vector<std::string> trained, BuildGraph build, LayersAt layers_at,
           LearningRateAt learning_rate_at);

@@ -65,7 +65,7 @@ TEST(fault_A3, TheSecondInterruptLeavesAtOnce) {
   EXPECT_EQ(WEXITSTATUS(status), 130);
 }
 
-TEST(fault_E10, AClosedPipeDoesNotEndTheRun) {
+TEST(fault_A3, AClosedPipeDoesNotEndTheRun) {
   const int status = status_of([] {
     catch_stop_signals();
     int ends[2];
@@ -77,7 +77,7 @@ TEST(fault_E10, AClosedPipeDoesNotEndTheRun) {
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-TEST(fault_B3, AFileSizeLimitIsAnErrorCode) {
+TEST(fault_A3, AFileSizeLimitIsAnErrorCode) {
   const int status = status_of([] {
     catch_stop_signals();
     rlimit limit{4, 4};
