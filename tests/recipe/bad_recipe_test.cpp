@@ -12,7 +12,7 @@
 #include "engine/core/error.h"
 #include "recipes/run/recipe/recipe.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 const std::string kGood = "model: m\nout: o\ndata: {train: [t.txt]}\ntrain: {steps: 10}\n";
@@ -281,4 +281,4 @@ TEST(RefusedRecipe, PathsThatAreNotFiles) {
 }
 
 }  // namespace
-}  // namespace qat
+}  // namespace qat::recipe

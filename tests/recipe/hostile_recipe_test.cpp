@@ -11,7 +11,7 @@
 #include "engine/core/error.h"
 #include "recipes/run/recipe/recipe.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 /// Seconds and peak memory of one parse, measured in a child of its own.
@@ -111,4 +111,4 @@ TEST(RefusedRecipe, DamagedTextNeverDoesMore) {
 }
 
 }  // namespace
-}  // namespace qat
+}  // namespace qat::recipe

@@ -10,7 +10,7 @@
 #include "recipes/run/recipe/field.h"
 #include "recipes/run/recipe/recipe.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 void expect_file(const std::string& path, const std::string& text) {
@@ -57,4 +57,4 @@ TEST(Reference, EveryDefaultReadsBack) {
 }
 
 }  // namespace
-}  // namespace qat
+}  // namespace qat::recipe

@@ -9,7 +9,7 @@
 #include "recipes/run/recipe/recipe.h"
 #include "recipes/run/recipe/words.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 std::string default_text(const Field& field) {
@@ -170,4 +170,4 @@ std::string recipe_reference() {
   return out;
 }
 
-}  // namespace qat
+}  // namespace qat::recipe

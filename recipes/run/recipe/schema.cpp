@@ -6,7 +6,7 @@
 #include "recipes/run/recipe/field.h"
 #include "recipes/run/recipe/recipe.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 using Json = nlohmann::ordered_json;
@@ -114,4 +114,4 @@ std::string recipe_schema() {
   return schema.dump(2) + "\n";
 }
 
-}  // namespace qat
+}  // namespace qat::recipe
