@@ -160,6 +160,8 @@ std::string parse_path(const Field& field, const YamlNode& node) {
     append_variable(text.substr(begin, end - begin));
     at = end + (braced ? 1 : 0);
   }
+  if (std::any_of(out.begin(), out.end(), [](unsigned char c) { return c < ' ' || c == 0x7F; }))
+    refuse_value(field, node, "remove the control character");
   return out;
 }
 

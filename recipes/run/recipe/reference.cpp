@@ -137,7 +137,9 @@ std::string recipe_help() {
     before = section;
     out += fmt::format("  {}\n", field.key);
     out +=
-        wrapped(fmt::format("{}; default: {}", expectation(field), default_text(field)), 6, kWidth);
+        wrapped(fmt::format("{}; {}{}", expectation(field),
+                            field.need == Need::required ? "" : "default: ", default_text(field)),
+                6, kWidth);
     out += wrapped(meaning(field), 6, kWidth);
   }
   out += "\nPresets (quantize.preset):\n";
