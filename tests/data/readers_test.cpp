@@ -107,6 +107,8 @@ TEST(Readers, BadRecordsAreRefusedByLine) {
       {DataFormat::text, R"({"text": "\ud800"})", "not valid JSON"},
       {DataFormat::text, R"(["a"])", "expected a JSON object, got array"},
       {DataFormat::text, R"({"txt": "a"})", "no field \"text\" (the record has: txt)"},
+      {DataFormat::text, R"({"a\n": "a"})", "(the record has: a?)"},
+      {DataFormat::text, R"({"text": "a", "text": "b"})", "text"},
       {DataFormat::text, R"({"text": 5})", "should be a string, got number"},
       {DataFormat::text, R"({"text": null})", "should be a string, got null"},
       {DataFormat::text, R"({"text": "a", "x": )" + std::string(100000, '['), "nested deeper"},
