@@ -4,13 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-// always_inline: files compiled for several instruction sets share these headers, and no copy made
-// for one processor may be picked by the linker for another.
-#if defined(__CUDACC__)
-#define QAT_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define QAT_HOST_DEVICE inline __attribute__((always_inline))
-#endif
+#include "kernels/host_device.h"
 
 namespace qat {
 
@@ -34,8 +28,12 @@ QAT_HOST_DEVICE float float_of(uint32_t bits) {
   return value;
 }
 
-QAT_HOST_DEVICE float to_float(float value) { return value; }
-QAT_HOST_DEVICE float to_float(BFloat16 value) { return float_of(uint32_t(value.bits) << 16); }
+QAT_HOST_DEVICE float to_float(float value) {
+  return value;
+}
+QAT_HOST_DEVICE float to_float(BFloat16 value) {
+  return float_of(uint32_t(value.bits) << 16);
+}
 
 QAT_HOST_DEVICE float to_float(Float16 value) {
   const uint32_t sign = uint32_t(value.bits & 0x8000u) << 16;

@@ -1,8 +1,11 @@
-// How one tensor is quantized. The grid is always value = (code - zero) * scale; a "row" is an output
-// channel of a weight [O, C] or a token of an activation [T, C], so one description serves both.
+// How one tensor is quantized. The grid is always value = (code - zero) * scale; a "row" is an
+// output channel of a weight [O, C] or a token of an activation [T, C], so one description serves
+// both.
 #pragma once
 
 #include <cstdint>
+
+#include "kernels/host_device.h"
 
 namespace qat {
 
@@ -20,17 +23,20 @@ enum class Range : uint8_t {
   asymmetric  ///< [-2^(b-1), 2^(b-1)-1] with a zero point in that range
 };
 
-/// How the scale of a dynamic (not calibrated) tensor follows from its values.
+/// How the scale of a dynamic (not calibrated) tensor follows from its values. An asymmetric range
+/// knows min_max and mse; every other rule means min_max there.
 enum class ScaleRule : uint8_t {
   amax,        ///< max|x| / qmax. int8 strict: what vLLM computes
   half_range,  ///< max|x| / ((qmax - qmin) / 2): amax/7.5, amax/127.5 (torchao, compressed-tensors)
   no_clip,     ///< max(max / qmax, min / qmin): nothing clips (torchao SYMMETRIC_NO_CLIPPING_ERR)
   signed_max,  ///< m / qmin with m the element of largest magnitude; may be negative (ggml Q4_0)
-  min_max,     ///< asymmetric: (max - min) / (qmax - qmin), range widened to hold 0
+  min_max,     ///< asymmetric: (max - min) / (qmax - qmin), range widened to hold 0; symmetric:
+               ///< no_clip
   mse          ///< among shrunken no_clip (or min_max) scales, the one of least squared error
 };
 
-/// The type the deployed file stores the scale in; scales are rounded to it before codes are chosen.
+/// The type the deployed file stores the scale in; scales are rounded to it before codes are
+/// chosen.
 enum class ScaleType : uint8_t {
   f32,
   bf16,
@@ -46,15 +52,25 @@ struct QuantSpec {
   ScaleRule rule = ScaleRule::amax;
   ScaleType scale_type = ScaleType::f32;
 
-  int qmin() const { return range == Range::strict ? -qmax() : -(1 << (bits - 1)); }
-  int qmax() const { return (1 << (bits - 1)) - 1; }
-  bool symmetric() const { return range != Range::asymmetric; }
+  QAT_HOST_DEVICE int qmin() const { return range == Range::strict ? -qmax() : -(1 << (bits - 1)); }
+  QAT_HOST_DEVICE int qmax() const { return (1 << (bits - 1)) - 1; }
+  QAT_HOST_DEVICE bool symmetric() const { return range != Range::asymmetric; }
   /// Scales in one row of `cols` elements (Per::tensor counts 1 for the whole tensor).
-  int64_t groups(int64_t cols) const { return per == Per::group ? cols / group : 1; }
-  /// True if a code can saturate although the scale was computed from these very values.
-  bool can_clip() const {
-    return rule == ScaleRule::half_range || rule == ScaleRule::mse ||
-           (rule == ScaleRule::signed_max) || scale_type != ScaleType::f32;
+  QAT_HOST_DEVICE int64_t groups(int64_t cols) const {
+    return per == Per::group ? cols / group : 1;
+  }
+  /// True if a code can saturate although the scale was computed from these very (finite) values,
+  /// so that the straight-through gradient may be 0 somewhere. False only where it never can: amax
+  /// and no_clip with an f32 or bf16 scale (rounding to bf16 takes an end just short of half a code
+  /// beyond its place), and half_range and signed_max of the strict range, where they are amax.
+  /// f16 and portable scales end at 65504 and lose bits below 2^-14; the zero point of an
+  /// asymmetric range is rounded on its own and may push an end over the edge; mse clips on
+  /// purpose.
+  QAT_HOST_DEVICE bool can_clip() const {
+    if (!symmetric() || rule == ScaleRule::mse) return true;
+    if (scale_type == ScaleType::f16 || scale_type == ScaleType::portable) return true;
+    const bool halves = rule == ScaleRule::half_range || rule == ScaleRule::signed_max;
+    return halves && range != Range::strict;
   }
   friend bool operator==(const QuantSpec&, const QuantSpec&) = default;
 };

@@ -11,6 +11,25 @@ KernelTable fill_table() {
   table.name = "cpu";
   table.matmul = {cpu::matmul, nullptr};
   table.matmul_int8 = {cpu::matmul_int8, cpu::matmul_int8_scratch_bytes};
+  table.cast = {cpu::cast, nullptr};
+  table.add = {cpu::add, nullptr};
+  table.fill = {cpu::fill, nullptr};
+  table.embedding = {cpu::embedding, nullptr};
+  table.embedding_backward = {cpu::embedding_backward, nullptr};
+  table.rms_norm = {cpu::rms_norm, nullptr};
+  table.rms_norm_backward = {cpu::rms_norm_backward, cpu::rms_norm_backward_scratch_bytes};
+  table.bias_add = {cpu::bias_add, nullptr};
+  table.column_sum = {cpu::column_sum, cpu::column_sum_scratch_bytes};
+  table.rope = {cpu::rope, nullptr};
+  table.swiglu = {cpu::swiglu, nullptr};
+  table.swiglu_backward = {cpu::swiglu_backward, nullptr};
+  table.quantize = {cpu::quantize, nullptr};
+  table.dequantize = {cpu::dequantize, nullptr};
+  table.fake_quant = {cpu::fake_quant, nullptr};
+  table.fake_quant_backward = {cpu::fake_quant_backward, nullptr};
+  table.observe = {cpu::observe, nullptr};
+  table.sum_squares = {cpu::sum_squares, nullptr};
+  table.adamw = {cpu::adamw, nullptr};
   return table;
 }
 

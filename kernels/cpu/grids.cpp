@@ -1,0 +1,130 @@
+#include "kernels/cpu/grids.h"
+
+#include <algorithm>
+#include <array>
+
+#include "kernels/cpu/parallel.h"
+
+namespace qat::cpu {
+namespace {
+
+// A whole tensor is reduced in this many fixed chunks.
+constexpr int64_t kChunks = 64;
+
+struct Chunk {
+  int64_t begin, end;
+};
+
+Chunk chunk_of(int64_t count, int64_t index) {
+  const int64_t size = ((count + kChunks - 1) / kChunks + 63) / 64 * 64;
+  return {std::min(count, index * size), std::min(count, (index + 1) * size)};
+}
+
+Extent tensor_extent(const ConstView& x, const Stream& stream) {
+  std::array<Extent, kChunks> parts;
+  over_ranges(stream, kChunks, 1, x.count() / kChunks, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Chunk chunk = chunk_of(x.count(), i);
+      parts[size_t(i)] =
+          vector_kernels().extent(at(x, chunk.begin), x.dtype, chunk.end - chunk.begin);
+    }
+  });
+  Extent all;
+  for (const Extent& part : parts) {
+    if (is_nan(part.high)) return part;
+    all.low = smaller(part.low, all.low);
+    all.high = larger(part.high, all.high);
+  }
+  return all;
+}
+
+/// The first element of largest magnitude, by the extent of the tensor.
+float tensor_peak(const ConstView& x, Extent extent) {
+  if (is_nan(extent.high)) return extent.high;
+  if (-extent.low != extent.high) return -extent.low > extent.high ? extent.low : extent.high;
+  return vector_kernels().peak(x.data, x.dtype, x.count());
+}
+
+Grid least_error_grid(const ConstView& x, const QuantSpec& spec, Extent extent,
+                      const Stream& stream) {
+  std::array<Grid, kShrinkSteps> grids;
+  const float raw = raw_scale(spec, extent, 0.0f);
+  for (int step = 0; step < kShrinkSteps; ++step)
+    grids[size_t(step)] = make_grid(spec, extent, raw * shrink_ratio(step));
+  std::array<std::array<float, kShrinkSteps>, kChunks> errors{};
+  over_ranges(
+      stream, kChunks, 1, x.count() / kChunks * kShrinkSteps, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const Chunk chunk = chunk_of(x.count(), i);
+          vector_kernels().grid_errors(at(x, chunk.begin), x.dtype, chunk.end - chunk.begin, spec,
+                                       grids.data(), kShrinkSteps, errors[size_t(i)].data());
+        }
+      });
+  std::array<double, kShrinkSteps> total{};
+  for (const auto& part : errors)
+    for (size_t step = 0; step < total.size(); ++step) total[step] += double(part[step]);
+  size_t best = 0;
+  for (size_t step = 1; step < total.size(); ++step)
+    if (total[step] < total[best]) best = step;
+  return grids[best];
+}
+
+}  // namespace
+
+Segments segments_of(const ConstView& x, const QuantSpec& spec) {
+  const int64_t length = spec.per == Per::group ? spec.group : x.cols();
+  return {length > 0 ? x.count() / length : 0, length};
+}
+
+Grid tensor_grid(const ConstView& x, const QuantSpec& spec, const Stream& stream) {
+  const Extent extent = tensor_extent(x, stream);
+  const ScaleRule rule = effective_rule(spec);
+  if (rule == ScaleRule::mse) return least_error_grid(x, spec, extent, stream);
+  const float peak = rule == ScaleRule::signed_max ? tensor_peak(x, extent) : 0.0f;
+  return make_grid(spec, extent, raw_scale(spec, extent, peak));
+}
+
+void run_quantize(const ConstView& x, const ConstView& given_scale, const ConstView& given_zero,
+                  const View& y, const View& scale, const View& zero, const QuantSpec& spec,
+                  const Stream& stream) {
+  SegmentJob whole{};
+  whole.x_type = x.dtype;
+  whole.y_type = y.dtype;
+  whole.spec = spec;
+  if (spec.per != Per::tensor) {
+    const auto [segments, length] = segments_of(x, spec);
+    over_ranges(stream, segments, 16, length, [&, length = length](int64_t begin, int64_t end) {
+      SegmentJob job = whole;
+      job.x = at(x, begin * length);
+      job.y = y ? at(y, begin * length) : nullptr;
+      job.given_scale = given_scale ? given_scale.as<float>() + begin : nullptr;
+      job.given_zero = given_zero ? given_zero.as<float>() + begin : nullptr;
+      job.scale = scale ? scale.as<float>() + begin : nullptr;
+      job.zero = zero ? zero.as<float>() + begin : nullptr;
+      job.segments = end - begin;
+      job.length = length;
+      vector_kernels().quantize(job);
+    });
+    return;
+  }
+  Grid grid{};
+  if (given_scale)
+    grid = {given_scale.as<float>()[0], given_zero ? given_zero.as<float>()[0] : 0.0f};
+  else
+    grid = tensor_grid(x, spec, stream);
+  if (scale) scale.as<float>()[0] = grid.scale;
+  if (zero) zero.as<float>()[0] = grid.zero;
+  if (!y) return;
+  over_ranges(stream, x.count(), 64, 1, [&](int64_t begin, int64_t end) {
+    SegmentJob job = whole;
+    job.x = at(x, begin);
+    job.y = at(y, begin);
+    job.given_scale = &grid.scale;
+    job.given_zero = &grid.zero;
+    job.segments = 1;
+    job.length = end - begin;
+    vector_kernels().quantize(job);
+  });
+}
+
+}  // namespace qat::cpu

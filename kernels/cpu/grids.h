@@ -1,0 +1,25 @@
+// How a tensor falls into segments that share a scale, and the grid of a whole tensor.
+#pragma once
+
+#include "kernels/cpu/vector/vector_kernels.h"
+#include "kernels/kernels.h"
+
+namespace qat::cpu {
+
+/// `segments` runs of `length` elements. Per::tensor: pieces of the tensor that all use scale 0.
+struct Segments {
+  int64_t segments, length;
+};
+
+/// Per::row and Per::group.
+Segments segments_of(const ConstView& x, const QuantSpec& spec);
+
+/// The grid of all of x (Per::tensor). The same for any number of threads.
+Grid tensor_grid(const ConstView& x, const QuantSpec& spec, const Stream& stream);
+
+/// Runs quantize or fake quantize: y holds codes (i8), values, or is empty for the grid alone.
+void run_quantize(const ConstView& x, const ConstView& given_scale, const ConstView& given_zero,
+                  const View& y, const View& scale, const View& zero, const QuantSpec& spec,
+                  const Stream& stream);
+
+}  // namespace qat::cpu

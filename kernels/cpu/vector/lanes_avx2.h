@@ -1,0 +1,188 @@
+// lanes.h on AVX2 with FMA: two registers.
+#pragma once
+
+#include <immintrin.h>
+
+namespace qat::cpu::avx2 {
+
+struct Lanes {
+  __m256 low, high;
+};
+
+using Mask = Lanes;
+
+QAT_LANES_INLINE Lanes all(float value) {
+  return {_mm256_set1_ps(value), _mm256_set1_ps(value)};
+}
+QAT_LANES_INLINE Lanes load(const float* p) {
+  return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+QAT_LANES_INLINE __m256 widen(__m128i half) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+QAT_LANES_INLINE Lanes load(const BFloat16* p) {
+  return {widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+          widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+}
+QAT_LANES_INLINE __m256 code_values(const int8_t* p) {
+  const __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+}
+QAT_LANES_INLINE Lanes load(const int8_t* p) {
+  return {code_values(p), code_values(p + 8)};
+}
+
+QAT_LANES_INLINE void store(float* p, Lanes x) {
+  _mm256_storeu_ps(p, x.low);
+  _mm256_storeu_ps(p + 8, x.high);
+}
+QAT_LANES_INLINE __m256i bfloat16_bits(__m256 x) {
+  const __m256i bits = _mm256_castps_si256(x);
+  const __m256i upper = _mm256_srli_epi32(bits, 16);
+  const __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+  const __m256i biased = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(_mm256_srli_epi32(biased, 16),
+                            _mm256_or_si256(upper, _mm256_set1_epi32(0x40)), nan);
+}
+QAT_LANES_INLINE void store(BFloat16* p, Lanes x) {
+  const __m256i packed = _mm256_packus_epi32(bfloat16_bits(x.low), bfloat16_bits(x.high));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xD8));
+}
+QAT_LANES_INLINE void store(int8_t* p, Lanes x) {
+  const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.low), _mm256_cvtps_epi32(x.high));
+  const __m256i ordered = _mm256_permute4x64_epi64(words, 0xD8);
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(p),
+      _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1)));
+}
+
+QAT_LANES_INLINE Lanes operator+(Lanes a, Lanes b) {
+  return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
+QAT_LANES_INLINE Lanes operator-(Lanes a, Lanes b) {
+  return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
+}
+QAT_LANES_INLINE Lanes operator*(Lanes a, Lanes b) {
+  return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+}
+QAT_LANES_INLINE Lanes operator/(Lanes a, Lanes b) {
+  return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
+}
+QAT_LANES_INLINE Lanes max(Lanes a, Lanes b) {
+  return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+}
+QAT_LANES_INLINE Lanes min(Lanes a, Lanes b) {
+  return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)};
+}
+QAT_LANES_INLINE Lanes abs(Lanes a) {
+  const __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
+  return {_mm256_and_ps(a.low, mask), _mm256_and_ps(a.high, mask)};
+}
+QAT_LANES_INLINE Lanes sqrt(Lanes a) {
+  return {_mm256_sqrt_ps(a.low), _mm256_sqrt_ps(a.high)};
+}
+QAT_LANES_INLINE Lanes fused(Lanes a, Lanes b, Lanes c) {
+  return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+QAT_LANES_INLINE Lanes round_even(Lanes a) {
+  constexpr int kMode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  const __m256 zero = _mm256_setzero_ps();  // the addition turns -0 into 0
+  return {_mm256_add_ps(_mm256_round_ps(a.low, kMode), zero),
+          _mm256_add_ps(_mm256_round_ps(a.high, kMode), zero)};
+}
+QAT_LANES_INLINE __m256 power_of_two(__m256 n) {
+  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+}
+QAT_LANES_INLINE Lanes power_of_two(Lanes n) {
+  return {power_of_two(n.low), power_of_two(n.high)};
+}
+QAT_LANES_INLINE __m256 max_magnitude(__m256 a, __m256 b) {
+  return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
+QAT_LANES_INLINE Lanes max_magnitude(Lanes a, Lanes b) {
+  return {max_magnitude(a.low, b.low), max_magnitude(a.high, b.high)};
+}
+
+QAT_LANES_INLINE Mask at_least(Lanes a, Lanes b) {
+  return {_mm256_cmp_ps(a.low, b.low, _CMP_GE_OQ), _mm256_cmp_ps(a.high, b.high, _CMP_GE_OQ)};
+}
+QAT_LANES_INLINE Mask less(Lanes a, Lanes b) {
+  return {_mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ), _mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ)};
+}
+QAT_LANES_INLINE Mask both(Mask a, Mask b) {
+  return {_mm256_and_ps(a.low, b.low), _mm256_and_ps(a.high, b.high)};
+}
+QAT_LANES_INLINE bool any(Mask a) {
+  return _mm256_movemask_ps(_mm256_or_ps(a.low, a.high)) != 0;
+}
+QAT_LANES_INLINE Lanes select(Mask mask, Lanes a, Lanes b) {
+  return {_mm256_blendv_ps(b.low, a.low, mask.low), _mm256_blendv_ps(b.high, a.high, mask.high)};
+}
+QAT_LANES_INLINE Lanes keep_nan(Lanes x, Lanes value) {
+  return {_mm256_blendv_ps(value.low, x.low, _mm256_cmp_ps(x.low, x.low, _CMP_UNORD_Q)),
+          _mm256_blendv_ps(value.high, x.high, _mm256_cmp_ps(x.high, x.high, _CMP_UNORD_Q))};
+}
+
+QAT_LANES_INLINE __m256 gather_eight(const float* table, const uint8_t* index) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(index));
+  return _mm256_i32gather_ps(table, _mm256_cvtepu8_epi32(bytes), 4);
+}
+QAT_LANES_INLINE Lanes gather(const float* table, const uint8_t* index) {
+  return {gather_eight(table, index), gather_eight(table, index + 8)};
+}
+
+QAT_LANES_INLINE __m256i nearest_eight(const uint32_t* entries, __m256 x) {
+  const __m256i bits = _mm256_castps_si256(x);
+  const __m256i negative = _mm256_srai_epi32(bits, 31);  // -1 where negative
+  const __m256i upper = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(0x7FFF));
+  const __m256i buckets = _mm256_set1_epi32(int(kNearestBuckets));
+  __m256i bucket = _mm256_sub_epi32(upper, _mm256_set1_epi32(int(kNearestFirst)));
+  bucket = _mm256_max_epi32(bucket, _mm256_setzero_si256());
+  bucket = _mm256_min_epi32(bucket, _mm256_set1_epi32(int(kNearestBuckets - 1)));
+  bucket = _mm256_add_epi32(bucket, _mm256_and_si256(negative, buckets));
+  const __m256i entry = _mm256_i32gather_epi32(reinterpret_cast<const int*>(entries), bucket, 4);
+  const __m256i low = _mm256_and_si256(bits, _mm256_set1_epi32(0xFFFF));
+  const __m256i cut = _mm256_and_si256(entry, _mm256_set1_epi32(0x1FFFF));
+  const __m256i one = _mm256_set1_epi32(1);
+  const __m256i away = _mm256_or_si256(negative, one);  // +1, or -1 where negative
+  const __m256i within = _mm256_cmpgt_epi32(cut, low);
+  return _mm256_add_epi32(_mm256_srli_epi32(entry, 17), _mm256_andnot_si256(within, away));
+}
+QAT_LANES_INLINE void nearest(const uint32_t* entries, Lanes x, uint8_t* index) {
+  const __m256i words =
+      _mm256_packus_epi32(nearest_eight(entries, x.low), nearest_eight(entries, x.high));
+  const __m256i ordered = _mm256_permute4x64_epi64(words, 0xD8);
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(index),
+      _mm_packus_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1)));
+}
+
+QAT_LANES_INLINE float sum(Lanes a) {
+  const __m256 eight = _mm256_add_ps(a.low, a.high);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+QAT_LANES_INLINE float largest(Lanes a) {
+  const __m256 eight = _mm256_max_ps(a.low, a.high);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+QAT_LANES_INLINE float smallest(Lanes a) {
+  const __m256 eight = _mm256_min_ps(a.low, a.high);
+  const __m128 four = _mm_min_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_min_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)));
+}
+QAT_LANES_INLINE float largest_magnitude(Lanes a) {
+  const __m256i eight = _mm256_castps_si256(max_magnitude(a.low, a.high));
+  const __m128i four =
+      _mm_max_epu32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  const __m128i two = _mm_max_epu32(four, _mm_shuffle_epi32(four, 0x4E));
+  return float_of(uint32_t(_mm_cvtsi128_si32(_mm_max_epu32(two, _mm_shuffle_epi32(two, 0xB1)))));
+}
+
+}  // namespace qat::cpu::avx2

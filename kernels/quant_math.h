@@ -1,0 +1,214 @@
+// The low-bit arithmetic, once: rounding, clamping, scale rules, scale types, packing. Kernels of
+// every backend, solvers and exporters include this, so that the fake path, the integer path and
+// the exported file agree to the bit. Sources of the rules: torchao quant_primitives.py
+// (half_range, no_clip, min_max, order of rounding and zero point), vLLM scaled_quant.cu (amax),
+// ggml-quants.c (signed_max).
+//
+// Values that are not finite: an infinite value counts as the largest finite one when a scale is
+// computed and takes the outermost code; NaN anywhere under a scale makes that scale NaN, so that a
+// fault upstream stays visible. Finite values never give NaN.
+#pragma once
+
+#include "kernels/float_types.h"
+#include "kernels/quant_spec.h"
+
+namespace qat {
+
+constexpr float kLargestFloat = 0x1.FFFFFEp127f;
+constexpr float kSmallestNormal = 0x1p-126f;
+
+/// a > b ? a : b, so b when either is NaN: what the vector units compute.
+QAT_HOST_DEVICE float larger(float a, float b) {
+  return a > b ? a : b;
+}
+QAT_HOST_DEVICE float smaller(float a, float b) {
+  return a < b ? a : b;
+}
+QAT_HOST_DEVICE float magnitude(float value) {
+  return float_of(bits_of(value) & 0x7FFFFFFFu);
+}
+QAT_HOST_DEVICE bool is_nan(float value) {
+  return magnitude(value) != magnitude(value);
+}
+
+/// Round half to even; beyond +-2^22 (no code is there) the bound is returned, and NaN becomes
+/// -2^22. Never gives -0.
+QAT_HOST_DEVICE float round_even(float value) {
+  constexpr float kShift = 0x1.8p23f;
+  const float bounded = smaller(larger(value, -0x1p22f), 0x1p22f);
+  return (bounded + kShift) - kShift;
+}
+
+/// What a scale maps values to and from.
+struct Grid {
+  float scale;
+  float zero;  ///< zero point, an integer; 0 when symmetric
+};
+
+/// Code limits as floats.
+struct CodeRange {
+  float low, high;
+};
+
+QAT_HOST_DEVICE CodeRange code_range(const QuantSpec& spec) {
+  return {float(spec.qmin()), float(spec.qmax())};
+}
+
+/// rne(x / scale) + zero before clamping; inverse is 1 / scale.
+QAT_HOST_DEVICE float position_of(float x, float inverse, float zero) {
+  return round_even(x * inverse) + zero;
+}
+
+/// The code of x: an integer in [range.low, range.high].
+QAT_HOST_DEVICE float code_of(float x, float inverse, float zero, CodeRange range) {
+  return smaller(larger(position_of(x, inverse, zero), range.low), range.high);
+}
+
+/// The value of a code.
+QAT_HOST_DEVICE float value_of(float code, Grid grid) {
+  return (code - grid.zero) * grid.scale;
+}
+
+/// True where the straight-through gradient passes.
+QAT_HOST_DEVICE bool passes_gradient(float x, float inverse, float zero, CodeRange range) {
+  const float position = position_of(x, inverse, zero);
+  return position >= range.low && position <= range.high;
+}
+
+/// Smallest and largest of a set of values and 0. Both are NaN if one of the values is.
+struct Extent {
+  float low = 0.0f, high = 0.0f;
+};
+
+QAT_HOST_DEVICE float amax_of(Extent extent) {
+  return larger(-extent.low, extent.high);
+}
+
+QAT_HOST_DEVICE Extent finite_extent(Extent extent) {
+  return {extent.low < -kLargestFloat ? -kLargestFloat : extent.low,
+          extent.high > kLargestFloat ? kLargestFloat : extent.high};
+}
+
+/// The nearest value that a file of this type stores and that can be divided by: never 0 (0 becomes
+/// the type's smallest normal value), never infinite; the sign stays; NaN stays.
+/// f16 and portable scales may be subnormal (portable: 8 significant bits, multiples of 2^-24).
+QAT_HOST_DEVICE float stored_scale(float scale, ScaleType type) {
+  if (is_nan(scale)) return scale;
+  float size = magnitude(scale);
+  float floor = kSmallestNormal;  // below it (or at 0) `smallest` is stored
+  float smallest = kSmallestNormal;
+  switch (type) {
+    case ScaleType::f32:
+      size = smaller(size, kLargestFloat);
+      break;
+    case ScaleType::bf16:
+      size = to_float(to_bfloat16(smaller(size, 0x1.FEp127f)));
+      break;
+    case ScaleType::f16:
+      size = to_float(to_float16(smaller(size, 65504.0f)));
+      floor = 0x1p-24f;
+      smallest = 0x1p-14f;
+      break;
+    case ScaleType::portable:
+      size = to_float(to_float16(to_float(to_bfloat16(smaller(size, 65280.0f)))));
+      floor = 0x1p-24f;
+      smallest = 0x1p-14f;
+      break;
+  }
+  if (size < floor) size = smallest;
+  return scale < 0.0f ? -size : size;
+}
+
+/// The rule of a spec once what has no meaning for its range is resolved: an asymmetric range knows
+/// min_max and mse only, and min_max of a symmetric range is no_clip.
+QAT_HOST_DEVICE ScaleRule effective_rule(const QuantSpec& spec) {
+  if (spec.rule == ScaleRule::mse) return ScaleRule::mse;
+  if (!spec.symmetric()) return ScaleRule::min_max;
+  return spec.rule == ScaleRule::min_max ? ScaleRule::no_clip : spec.rule;
+}
+
+/// The scale by rule, not yet rounded to its type. peak: the first value of largest magnitude, with
+/// its sign (used by signed_max only). mse: the scale its search starts from.
+QAT_HOST_DEVICE float raw_scale(const QuantSpec& spec, Extent extent, float peak) {
+  const float low = float(spec.qmin()), high = float(spec.qmax());
+  const Extent finite = finite_extent(extent);
+  switch (effective_rule(spec)) {
+    case ScaleRule::amax:
+      return amax_of(finite) / high;
+    case ScaleRule::half_range:
+      return amax_of(finite) / ((high - low) * 0.5f);
+    case ScaleRule::signed_max: {
+      const float bounded = smaller(larger(peak, -kLargestFloat), kLargestFloat);
+      return (is_nan(peak) ? peak : bounded) / low;
+    }
+    case ScaleRule::min_max:
+      return (finite.high - finite.low) / (high - low);
+    case ScaleRule::mse:
+      if (!spec.symmetric()) return (finite.high - finite.low) / (high - low);
+      return larger(finite.low / low, finite.high / high);
+    case ScaleRule::no_clip:
+      return larger(finite.low / low, finite.high / high);
+  }
+  return 0.0f;
+}
+
+/// The zero point that goes with a stored scale: clamp(qmin - rne(low / scale)); 0 when symmetric.
+QAT_HOST_DEVICE float zero_point(const QuantSpec& spec, Extent extent, float scale) {
+  if (spec.symmetric()) return 0.0f;
+  const float low = float(spec.qmin()), high = float(spec.qmax());
+  const float zero = low - round_even(finite_extent(extent).low / scale);
+  return smaller(larger(zero, low), high);
+}
+
+/// Stored scale and zero point of a raw scale.
+QAT_HOST_DEVICE Grid make_grid(const QuantSpec& spec, Extent extent, float raw) {
+  const float scale = stored_scale(raw, spec.scale_type);
+  return {scale, zero_point(spec, extent, scale)};
+}
+
+/// ScaleRule::mse tries raw scales start * shrink_ratio(i), i in [0, kShrinkSteps), keeps the
+/// stored grid of least squared error, and at equal error the first one.
+constexpr int kShrinkSteps = 28;
+QAT_HOST_DEVICE float shrink_ratio(int step) {
+  return 1.0f - 0.0175f * float(step);
+}
+
+/// Two int4 codes a byte, `low` in the low nibble, each code + 8.
+QAT_HOST_DEVICE uint8_t pack_int4(int low, int high) {
+  return uint8_t(((low + 8) & 15) | (((high + 8) & 15) << 4));
+}
+/// Codes of a byte of pack_int4.
+QAT_HOST_DEVICE int low_int4(uint8_t byte) {
+  return int(byte & 15) - 8;
+}
+QAT_HOST_DEVICE int high_int4(uint8_t byte) {
+  return int(byte >> 4) - 8;
+}
+
+/// Packs `count` codes of `bits` bits, each plus 2^(bits-1), into 32-bit words from the lowest bit
+/// up (codes may span words, as GPTQ's 3-bit files do). words: ceil(count * bits / 32),
+/// overwritten.
+QAT_HOST_DEVICE void pack_codes(const int8_t* codes, int64_t count, int bits, uint32_t* words) {
+  const int64_t total = (count * bits + 31) / 32;
+  for (int64_t w = 0; w < total; ++w) words[w] = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t code = uint32_t(codes[i] + (1 << (bits - 1))) & ((1u << bits) - 1u);
+    const int64_t at = i * bits;
+    const int shift = int(at & 31);
+    words[at >> 5] |= code << shift;
+    if (shift + bits > 32) words[(at >> 5) + 1] |= code >> (32 - shift);
+  }
+}
+
+/// The inverse of pack_codes.
+QAT_HOST_DEVICE void unpack_codes(const uint32_t* words, int64_t count, int bits, int8_t* codes) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at = i * bits;
+    const int shift = int(at & 31);
+    uint32_t code = words[at >> 5] >> shift;
+    if (shift + bits > 32) code |= words[(at >> 5) + 1] << (32 - shift);
+    codes[i] = int8_t(int(code & ((1u << bits) - 1u)) - (1 << (bits - 1)));
+  }
+}
+
+}  // namespace qat
