@@ -17,7 +17,6 @@ namespace qat {
 namespace {
 
 constexpr size_t kBlock = size_t{1} << 20;
-constexpr size_t kLongestLine = size_t{256} << 20;
 
 }  // namespace
 

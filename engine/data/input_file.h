@@ -64,8 +64,11 @@ ContentHash hash_file(const std::string& path);
 /// Whole content in memory; `content` is the hash of these very bytes.
 std::string read_all(InputFile& file);
 
+/// The longest line for_each_line takes, in bytes.
+inline constexpr size_t kLongestLine = size_t{256} << 20;
+
 /// Calls `line(text, number)` for each line (numbers from 1, no line end, no byte-order mark).
-/// Refuses a line longer than 256 MiB by number.
+/// Refuses a longer line by number.
 void for_each_line(InputFile& file, const std::function<void(std::string_view, uint64_t)>& line);
 
 /// Files of a list of paths and glob patterns: each pattern's matches in byte order, patterns in

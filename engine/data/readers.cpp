@@ -1,16 +1,12 @@
 // Documents out of data files; see the header.
 #include "engine/data/readers.h"
 
-#include <nlohmann/json.hpp>
-
 #include "engine/core/error.h"
+#include "engine/io/json.h"
+#include "engine/io/printable.h"
 
 namespace qat {
 namespace {
-
-using Json = nlohmann::json;
-
-constexpr int kDeepest = 64;
 
 std::string extension_of(const std::string& path) {
   const size_t slash = path.find_last_of('/');
@@ -23,30 +19,11 @@ std::string extension_of(const std::string& path) {
   return extension;
 }
 
-Json parse_record(std::string_view line, const std::string& where) {
-  try {
-    Json record = Json::parse(line, [&](int depth, Json::parse_event_t, Json&) {
-      if (depth > kDeepest) refuse("{}: JSON nested deeper than {} levels", where, kDeepest);
-      return true;
-    });
-    if (!record.is_object()) {
-      refuse("{}: expected a JSON object, got {}", where, record.type_name());
-    }
-    return record;
-  } catch (const Json::exception& error) {
-    // The library's text is "[json.exception.parse_error.101] parse error at ...: cause".
-    std::string cause = error.what();
-    if (const size_t end = cause.find("] "); end != cause.npos) cause.erase(0, end + 2);
-    if (cause.size() > 300) cause.resize(300);
-    refuse("{}: not valid JSON: {}", where, cause);
-  }
-}
-
 std::string names_of(const Json& record) {
   std::string names;
   for (const auto& [name, value] : record.items()) {
     if (names.size() > 200) return names + ", ...";
-    names += (names.empty() ? "" : ", ") + name;
+    names += (names.empty() ? "" : ", ") + printable(name, 40);
   }
   return names.empty() ? "none" : names;
 }
@@ -54,7 +31,8 @@ std::string names_of(const Json& record) {
 std::string take_string(Json& record, const std::string& field, const std::string& where) {
   const auto found = record.find(field);
   if (found == record.end()) {
-    refuse("{}: no field \"{}\" (the record has: {})", where, field, names_of(record));
+    refuse("{}: no field \"{}\" (the record has: {}); set the data format or the field names",
+           where, field, names_of(record));
   }
   if (!found->is_string()) {
     refuse("{}: field \"{}\" should be a string, got {}", where, field, found->type_name());
@@ -158,10 +136,12 @@ ContentHash read_documents(const std::string& path, const ReadOptions& options,
     visit(std::move(document));
     return file.content();
   }
+  JsonLimits limits;
+  limits.bytes = kLongestLine;
   for_each_line(file, [&](std::string_view line, uint64_t number) {
     if (is_blank(line)) return;
     Document document{{}, fmt::format("{}:{}", path, number)};
-    Json record = parse_record(line, document.where);
+    Json record = parse_json_object(line, document.where, limits);
     document.pieces = pieces_of(record, options, document.where);
     visit(std::move(document));
   });

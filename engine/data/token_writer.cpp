@@ -15,6 +15,7 @@
 #include "engine/core/error.h"
 #include "engine/data/token_cache.h"
 #include "engine/data/token_layout.h"
+#include "engine/io/atomic_file.h"
 
 namespace qat {
 namespace {
@@ -22,13 +23,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kBlock = size_t{1} << 20;
-
-[[noreturn]] void cannot_write(const std::string& path, int cause) {
-  throw Error(
-      Exit::cannot_write,
-      fmt::format("{}: cannot write the token file: {}; free space or choose another folder", path,
-                  std::strerror(cause)));
-}
 
 /// A file written front to back through one block of memory.
 class Output {
@@ -60,7 +54,7 @@ class Output {
     while (bytes > 0) {
       const ssize_t done = ::write(descriptor_.get(), from, bytes);
       if (done < 0 && errno == EINTR) continue;
-      if (done < 0) cannot_write(name_, errno);
+      if (done < 0) cannot_write("write", name_, errno);
       from += done;
       bytes -= size_t(done);
     }
@@ -73,7 +67,7 @@ class Output {
 
 Descriptor create_exclusive(const std::string& path) {
   Descriptor descriptor(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-  if (!descriptor) cannot_write(path, errno);
+  if (!descriptor) cannot_write("create", path, errno);
   return descriptor;
 }
 
@@ -84,7 +78,7 @@ std::string aside_name(const std::string& path) {
 
 Descriptor memory_file() {
   Descriptor descriptor(::memfd_create("tokens", MFD_CLOEXEC));
-  if (!descriptor) cannot_write("(memory)", errno);
+  if (!descriptor) cannot_write("create", "a token file in memory", errno);
   return descriptor;
 }
 
@@ -100,11 +94,9 @@ Descriptor spool_beside(const std::string& path) {
 /// Removes what killed writers of the same file left behind; a living writer holds a lock on its
 /// own.
 void remove_orphans(const std::string& path) {
-  const fs::path target(path);
-  const std::string prefix = target.filename().string() + ".tmp-";
-  const fs::path folder = target.has_parent_path() ? target.parent_path() : fs::path(".");
+  const std::string prefix = fs::path(path).filename().string() + ".tmp-";
   std::error_code ignored;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, ignored)) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(parent_directory(path), ignored)) {
     if (!entry.path().filename().string().starts_with(prefix)) continue;
     const Descriptor left(::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (left && ::flock(left.get(), LOCK_EX | LOCK_NB) == 0) ::unlink(entry.path().c_str());
@@ -142,7 +134,7 @@ struct TokenWriter::Impl {
     for (uint64_t offset = 0; offset < spool.written();) {
       const ssize_t got = ::pread(spool.descriptor(), block.data(), block.size(), off_t(offset));
       if (got < 0 && errno == EINTR) continue;
-      if (got <= 0) cannot_write(path, got < 0 ? errno : EIO);
+      if (got <= 0) cannot_write("read back", path, got < 0 ? errno : EIO);
       put(block.data(), size_t(got));
       offset += uint64_t(got);
     }
@@ -169,11 +161,12 @@ TokenWriter::TokenWriter(std::string path, int64_t vocab_size, LossMask mask)
     self.aside = aside;
     ::flock(file.get(), LOCK_EX | LOCK_NB);
   }
-  self.ids = std::make_unique<Output>(std::move(file), self.path);
+  const std::string name = self.path.empty() ? "a token file in memory" : self.path;
+  self.ids = std::make_unique<Output>(std::move(file), name);
   self.ids->write(&self.header, sizeof self.header);
-  self.ends = std::make_unique<Output>(spool_beside(self.path), self.path);
+  self.ends = std::make_unique<Output>(spool_beside(self.path), name);
   if (mask == LossMask::present) {
-    self.mask = std::make_unique<Output>(spool_beside(self.path), self.path);
+    self.mask = std::make_unique<Output>(spool_beside(self.path), name);
   }
 }
 
@@ -223,14 +216,14 @@ std::shared_ptr<const TokenFile> TokenWriter::commit(const TokenKey& key) {
   header.header_checksum = checksum_of(header);
   Descriptor file = self.ids->take();
   if (::pwrite(file.get(), &header, sizeof header, 0) != ssize_t(sizeof header)) {
-    cannot_write(self.path, errno);
+    cannot_write("write", self.path, errno);
   }
   if (self.path.empty())
     return TokenFile::adopt("(tokens in memory)", std::move(file), self.vocab_size);
-  if (::fsync(file.get()) != 0) cannot_write(self.path, errno);
+  if (::fsync(file.get()) != 0) cannot_write("sync", self.path, errno);
   // Checked before it gets its name; what cannot be read back is not kept.
   auto opened = TokenFile::adopt(self.path, std::move(file), self.vocab_size);
-  if (::rename(self.aside.c_str(), self.path.c_str()) != 0) cannot_write(self.path, errno);
+  rename_durably(self.aside, self.path);
   self.aside.clear();
   return opened;
 }

@@ -1,4 +1,5 @@
-// Reading GGUF v2/v3 files: metadata, tensor list, dequantized tensors. The file is mapped, not read.
+// Reading GGUF v2/v3 files: metadata, tensor list, dequantized tensors. The file is mapped, not
+// read.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +15,14 @@
 namespace qat {
 
 /// One metadata value; integers of every width widen to int64/uint64, floats to double.
-using GgufValue = std::variant<uint64_t, int64_t, double, bool, std::string, std::vector<std::string>,
-                               std::vector<double>, std::vector<int64_t>>;
+using GgufValue = std::variant<uint64_t, int64_t, double, bool, std::string,
+                               std::vector<std::string>, std::vector<double>, std::vector<int64_t>>;
 
 struct GgufTensor {
   std::string name;
-  Shape shape;       ///< row-major order ([out, in]), the reverse of the file's
-  uint32_t type;     ///< ggml type id (0 F32, 1 F16, 2 Q4_0, 3 Q4_1, 8 Q8_0, 30 BF16, ...)
-  uint64_t offset;   ///< from the start of the file
+  Shape shape;      ///< row-major order ([out, in]), the reverse of the file's
+  uint32_t type;    ///< ggml type id (0 F32, 1 F16, 2 Q4_0, 3 Q4_1, 8 Q8_0, 30 BF16, ...)
+  uint64_t offset;  ///< from the start of the file
   uint64_t bytes;
 };
 
@@ -35,8 +36,8 @@ class GgufFile {
   /// Typed look-ups; nullptr / default when the key is absent, Error(refused) on another type.
   const std::string* string(std::string_view key) const;
   const std::vector<std::string>* strings(std::string_view key) const;
-  const std::vector<double>* numbers(std::string_view key) const;   ///< float arrays
-  const std::vector<int64_t>* integers(std::string_view key) const; ///< integer arrays
+  const std::vector<double>* numbers(std::string_view key) const;    ///< float arrays
+  const std::vector<int64_t>* integers(std::string_view key) const;  ///< integer arrays
   int64_t integer(std::string_view key, int64_t otherwise) const;
   double number(std::string_view key, double otherwise) const;
   bool flag(std::string_view key, bool otherwise) const;

@@ -1,6 +1,8 @@
 // Which layers are quantized at a step; see the header.
 #include "engine/quant/quant_schedule.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <numeric>
 #include <utility>
@@ -36,27 +38,32 @@ QuantSchedule::QuantSchedule(QuantScheduleOptions options) : options_(std::move(
     refuse("enable.layers is {}; expected 1 or more, or 0 for all at once", o.layers_per_stage);
   }
   if (o.every < 1) refuse("enable.every is {}; expected 1 or more steps", o.every);
-  if (o.layers_per_stage == 0) o.layers_per_stage = o.layers;
-  order_.resize(size_t(o.layers));
-  std::iota(order_.begin(), order_.end(), int64_t{0});
-  if (o.order == EnableOrder::back_to_front) std::reverse(order_.begin(), order_.end());
-  if (o.order == EnableOrder::listed) {
-    if (!std::is_permutation(order_.begin(), order_.end(), o.list.begin(), o.list.end())) {
-      refuse("enable.order lists {} layers; expected each of 0 to {} once", o.list.size(),
-             o.layers - 1);
-    }
-    order_ = o.list;
+  order_ = o.list;
+  if (order_.empty()) {
+    if (o.order == EnableOrder::listed) refuse("enable.order lists no layers");
+    order_.resize(size_t(o.layers));
+    std::iota(order_.begin(), order_.end(), int64_t{0});
   }
+  std::vector<int64_t> sorted = order_;
+  std::sort(sorted.begin(), sorted.end());
+  if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end() || sorted.front() < 0 ||
+      sorted.back() >= o.layers) {
+    refuse("quantization schedule: layers {}; expected each at most once, from 0 to {}",
+           fmt::join(order_, ", "), o.layers - 1);
+  }
+  if (o.order != EnableOrder::listed) order_ = std::move(sorted);
+  if (o.order == EnableOrder::back_to_front) std::reverse(order_.begin(), order_.end());
+  if (o.layers_per_stage == 0) o.layers_per_stage = layers();
 }
 
 int64_t QuantSchedule::stages() const {
-  return (options_.layers + options_.layers_per_stage - 1) / options_.layers_per_stage;
+  return (layers() + options_.layers_per_stage - 1) / options_.layers_per_stage;
 }
 
 int64_t QuantSchedule::enabled_count(int64_t step) const {
   if (step < options_.warmup_bf16) return 0;
   const int64_t stage = (step - options_.warmup_bf16) / options_.every;
-  return stage + 1 >= stages() ? options_.layers : (stage + 1) * options_.layers_per_stage;
+  return stage + 1 >= stages() ? layers() : (stage + 1) * options_.layers_per_stage;
 }
 
 std::vector<int64_t> QuantSchedule::enabled_layers(int64_t step) const {
@@ -83,16 +90,14 @@ std::string QuantSchedule::timeline(int64_t steps) const {
   const auto add = [&](const std::string& part) { line += (line.empty() ? "" : " | ") + part; };
   if (first > 0 && steps > 0) add("bf16 " + span_of(0, std::min(first - 1, last)));
   if (first < all && first <= last) {
-    add(fmt::format("{} layers {}, {} every {} steps, {}", options_.layers,
-                    words_of(options_.order), options_.layers_per_stage, options_.every,
+    add(fmt::format("{} layers {}, {} every {} steps, {}", layers(), words_of(options_.order),
+                    options_.layers_per_stage, options_.every,
                     span_of(first, std::min(all - 1, last))));
   }
-  if (all <= last)
-    add(fmt::format("all {} layers quantized {}", options_.layers, span_of(all, last)));
+  if (all <= last) add(fmt::format("all {} layers quantized {}", layers(), span_of(all, last)));
   if (all > last) {
     const int64_t reached = last < 0 ? 0 : enabled_count(last);
-    add(fmt::format("no step with all layers quantized ({} of {} at the end)", reached,
-                    options_.layers));
+    add(fmt::format("no step with all layers quantized ({} of {} at the end)", reached, layers()));
   }
   return line;
 }

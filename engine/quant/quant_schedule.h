@@ -18,22 +18,25 @@ struct QuantScheduleOptions {
   int64_t layers = 0;
   int64_t warmup_bf16 = 0;  ///< steps before anything is quantized
   EnableOrder order = EnableOrder::front_to_back;
-  std::vector<int64_t> list = {};  ///< EnableOrder::listed: every layer once, first enabled first
-  int64_t layers_per_stage = 0;    ///< K; 0 = all at once
-  int64_t every = 1;               ///< M, steps from one stage to the next
+  /// The layers that are quantized at all, each once; empty = every layer. With EnableOrder::listed
+  /// the first enabled comes first, and it cannot be empty.
+  std::vector<int64_t> list = {};
+  int64_t layers_per_stage = 0;  ///< K; 0 = all at once
+  int64_t every = 1;             ///< M, steps from one stage to the next
 };
 
 class QuantSchedule {
  public:
-  /// Refuses numbers below their least, and a list that is not every layer once.
+  /// Refuses numbers below their least, and a list with a layer twice or one that is not there.
   explicit QuantSchedule(QuantScheduleOptions options);
 
-  int64_t layers() const { return options_.layers; }
+  /// Layers that are quantized in the end.
+  int64_t layers() const { return int64_t(order_.size()); }
   /// How many layers are quantized at `step`.
   int64_t enabled_count(int64_t step) const;
   /// Which, in increasing order.
   std::vector<int64_t> enabled_layers(int64_t step) const;
-  /// The first step at which all layers are quantized.
+  /// The first step at which all of them are quantized.
   int64_t all_enabled_at() const;
   /// The steps at which the set differs from the step before; step 0 only if layers start
   /// quantized.

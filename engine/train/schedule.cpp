@@ -25,10 +25,6 @@ const char* name_of(ScheduleKind kind) {
   return "";
 }
 
-void check_fraction(const char* key, double value) {
-  if (!(value >= 0.0 && value <= 1.0)) refuse("schedule: {} is {}; expected 0 to 1", key, value);
-}
-
 }  // namespace
 
 Schedule::Schedule(ScheduleOptions options) : options_(std::move(options)) {
@@ -36,26 +32,21 @@ Schedule::Schedule(ScheduleOptions options) : options_(std::move(options)) {
   if (!(o.learning_rate > 0.0) || !std::isfinite(o.learning_rate)) {
     refuse("schedule: learning_rate is {}; expected a positive number", o.learning_rate);
   }
-  check_fraction("final", o.final);
-  check_fraction("decay", o.decay);
-  if (o.steps < 0 || o.warmup < 0 || o.rewarm < 0) {
-    refuse("schedule: steps {}, warmup {} and rewarm {} cannot be negative", o.steps, o.warmup,
-           o.rewarm);
+  if (!(o.final >= 0.0 && o.final <= 1.0)) {
+    refuse("schedule: final is {}; expected 0 to 1, a fraction of the learning rate", o.final);
+  }
+  if (std::min({o.steps, o.warmup, o.decay, o.rewarm}) < 0) {
+    refuse("schedule: steps {}, warmup {}, decay {} and rewarm {} cannot be negative", o.steps,
+           o.warmup, o.decay, o.rewarm);
   }
   if (!std::is_sorted(o.rewarm_at.begin(), o.rewarm_at.end())) {
     internal_error("schedule: stages out of order");
   }
   last_step_ = std::max<int64_t>(o.steps - 1, 0);
   peak_step_ = std::max<int64_t>(o.warmup - 1, 0);
-  const bool needs_decay = o.kind != ScheduleKind::constant && o.steps > 1;
-  if (o.steps > 0 && peak_step_ + (needs_decay ? 1 : 0) > last_step_) {
-    refuse(
-        "schedule: a warm-up of {} steps leaves none of the {} steps to train on; shorten warmup",
-        o.warmup, o.steps);
-  }
   decay_begin_ = peak_step_;
   if (o.kind == ScheduleKind::wsd) {
-    const int64_t length = std::max<int64_t>(std::llround(o.decay * double(o.steps)), 1);
+    const int64_t length = o.decay > 0 ? o.decay : std::max<int64_t>(o.steps / 5, 1);
     decay_begin_ = std::max(peak_step_, last_step_ - length);
   }
 }

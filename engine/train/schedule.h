@@ -2,7 +2,8 @@
 //
 // Steps are 0 .. steps - 1. Warm-up is counted inside them: it rises linearly and reaches the full
 // rate at step warmup - 1 (warmup 0 and 1 both begin at the full rate). The decay starts there and
-// reaches final * learning_rate exactly at the last step.
+// reaches final * learning_rate exactly at the last step. A run cut shorter than its warm-up only
+// rises.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,7 @@ enum class ScheduleKind : uint8_t {
   constant,
   linear,  ///< a straight line down
   cosine,  ///< half a cosine wave down
-  wsd      ///< warm-up, stable, then a straight line down over the last `decay` of the steps
+  wsd      ///< warm-up, stable, then a straight line down over the last `decay` steps
 };
 
 struct ScheduleOptions {
@@ -24,7 +25,7 @@ struct ScheduleOptions {
   int64_t steps = 0;            ///< of the whole run
   int64_t warmup = 0;           ///< steps
   double final = 0.1;  ///< rate at the last step, as a fraction of the peak; not for constant
-  double decay = 0.2;  ///< wsd only: fraction of the steps
+  int64_t decay = 0;   ///< wsd only: steps of the last part; 0 = a fifth of all
   /// At each of these steps (increasing; the stages of a QuantSchedule) the rate drops and rises
   /// again over `rewarm` steps to what the schedule says. A rise that has not ended at the last
   /// step ends it below `final`.

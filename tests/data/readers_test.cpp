@@ -107,6 +107,8 @@ TEST(Readers, BadRecordsAreRefusedByLine) {
       {DataFormat::text, R"({"text": "\ud800"})", "not valid JSON"},
       {DataFormat::text, R"(["a"])", "expected a JSON object, got array"},
       {DataFormat::text, R"({"txt": "a"})", "no field \"text\" (the record has: txt)"},
+      {DataFormat::text, R"({"a\n": "a"})", "(the record has: a?)"},
+      {DataFormat::text, R"({"text": "a", "text": "b"})", "text"},
       {DataFormat::text, R"({"text": 5})", "should be a string, got number"},
       {DataFormat::text, R"({"text": null})", "should be a string, got null"},
       {DataFormat::text, R"({"text": "a", "x": )" + std::string(100000, '['), "nested deeper"},
@@ -123,6 +125,18 @@ TEST(Readers, BadRecordsAreRefusedByLine) {
     EXPECT_NE(message.find("bad.jsonl:2: "), std::string::npos) << message;
     EXPECT_NE(message.find(c.cause), std::string::npos) << message;
     EXPECT_LT(message.size(), 600u);
+  }
+}
+
+TEST(Readers, ARecordCutAnywhereIsRefused) {
+  const Folder folder;
+  const std::string line =
+      R"({"id": [1, 2.5e3, null, {"a": true}], "text": "caf\u00e9 \ud83d\ude00 )"
+      "\xC3\xA9\"}";
+  EXPECT_EQ(read(folder.write("a.jsonl", line)).size(), 1u);
+  for (size_t size = 1; size < line.size(); ++size) {
+    const std::string path = folder.write("cut.jsonl", line.substr(0, size));
+    EXPECT_NE(refusal([&] { read(path); }).find("cut.jsonl:1: not valid JSON"), std::string::npos);
   }
 }
 

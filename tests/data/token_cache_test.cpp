@@ -1,9 +1,12 @@
 // Token files: what is written is read back, what is damaged is refused, what is stale is replaced.
 #include "engine/data/token_cache.h"
 
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include <chrono>
+#include <csignal>
 
 #include "engine/data/token_layout.h"
 #include "engine/data/tokenize.h"
@@ -233,6 +236,49 @@ TEST(TokenCache, AFolderThatCannotBeWrittenIsNamed) {
   EXPECT_NE(refusal([&] { open_tokens(path, options_in(blocked)); }, Exit::cannot_write)
                 .find("file/cache"),
             std::string::npos);
+}
+
+TEST(TokenCache, AFullDiskIsNamedAndLeavesNothing) {
+  const Folder folder;
+  const std::string path = folder.write("a.txt", std::string(size_t{3} << 20, 'x'));
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit before;
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  for (const rlim_t limit : {rlim_t{0}, rlim_t{4096}, rlim_t{2} << 20, rlim_t{6} << 20}) {
+    const rlimit small{limit, before.rlim_max};
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+    const std::string message =
+        refusal([&] { open_tokens(path, options_in(folder / "cache")); }, Exit::cannot_write);
+    ::setrlimit(RLIMIT_FSIZE, &before);
+    EXPECT_NE(message.find("cache/a-"), std::string::npos) << message;
+    EXPECT_TRUE(std::filesystem::is_empty(folder / "cache"));
+  }
+  std::signal(SIGXFSZ, handler);
+  EXPECT_EQ(open_tokens(path, options_in(folder / "cache"))->info().tokens, (3u << 20) + 1);
+}
+
+TEST(TokenCache, AKilledBuildIsStartedAgain) {
+  const Folder folder;
+  const std::string path = folder.write("a.jsonl", toy::jsonl(300));
+  const TokenizeOptions options = options_in(folder / "cache");
+  const pid_t child = ::fork();
+  if (child == 0) {
+    TokenizeOptions dying = options;
+    int documents = 0;
+    dying.encoder.encode = [&](std::string_view text) {
+      if (++documents == 200) ::kill(::getpid(), SIGKILL);
+      return toy::encode(text);
+    };
+    open_tokens(path, dying);
+    ::_exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  EXPECT_FALSE(std::filesystem::is_empty(folder / "cache"));
+  EXPECT_EQ(open_tokens(path, options)->info().documents, 300u);
+  const auto entries = std::filesystem::directory_iterator(folder / "cache");
+  EXPECT_EQ(std::distance(begin(entries), end(entries)), 1);
 }
 
 TEST(TokenCache, TextOfNothingIsRefused) {

@@ -3,12 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 
 #include "engine/core/error.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 const std::string kSmall = "model: m\nout: o\ndata: {train: [t.txt]}\ntrain: {steps: 10}\n";
@@ -101,6 +102,32 @@ TEST(Recipe, OptionsWinOverTheFile) {
             "fast; it means: Optimizer steps; 0 only calibrates, quantizes and exports.");
 }
 
+bool warns(const Recipe& recipe, const std::string& start) {
+  return std::any_of(recipe.warnings.begin(), recipe.warnings.end(),
+                     [&](const auto& line) { return line.starts_with(start); });
+}
+
+TEST(Recipe, AnOptionThatSwitchesOffDropsWhatDependedOnIt) {
+  const Recipe recipe =
+      parsed("quantize: {preset: w4a8, weights: {group: 64}, smooth: 0.5}\n", {"quantize=none"});
+  EXPECT_FALSE(recipe.quantize.any());
+  EXPECT_FALSE(recipe.quantize.weights.group_by_hand);
+  EXPECT_TRUE(warns(recipe, "r.yaml:5: quantize.weights.group: has no effect any more"));
+  EXPECT_TRUE(warns(recipe, "quantize.smooth: has no effect"));
+  const Recipe plain =
+      parsed("quantize: w8a8\nexport: [hf, compressed-tensors]\n", {"quantize=none"});
+  EXPECT_EQ(plain.exports, std::vector<ExportFormat>{ExportFormat::hf});
+}
+
+TEST(Recipe, WarnsOfWhatIsLegalButOdd) {
+  EXPECT_TRUE(warns(parsed("quantize: w8a8\n", {"train.warmup_bf16=10"}), "train.warmup_bf16: 10"));
+  EXPECT_TRUE(warns(parsed("", {"train.schedule.warmup=11"}), "train.schedule.warmup: 11 of 10"));
+  EXPECT_TRUE(warns(parsed("quantize: {weights: {bits: 5}}\n"), "quantize.weights.bits: "));
+  EXPECT_TRUE(warns(parsed("quantize: {preset: w4a8, weights: {group: 48}}\n"),
+                    "quantize.weights.group: "));
+  EXPECT_TRUE(parsed("quantize: w4a8\n").warnings.empty());
+}
+
 TEST(Recipe, EveryShippedRecipeReadsAndReadsBack) {
   setenv("QAT_TEST_DATA", "/data", 0);
   int count = 0;
@@ -118,4 +145,4 @@ TEST(Recipe, EveryShippedRecipeReadsAndReadsBack) {
 }
 
 }  // namespace
-}  // namespace qat
+}  // namespace qat::recipe

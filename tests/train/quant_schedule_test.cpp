@@ -36,6 +36,21 @@ TEST(QuantSchedule, OtherOrders) {
   EXPECT_EQ(listed.enabled_layers(2), (Layers{0, 2, 3}));
 }
 
+TEST(QuantSchedule, SomeLayersOnly) {
+  QuantScheduleOptions options{.layers = 8, .list = {6, 2, 4}, .layers_per_stage = 2, .every = 5};
+  EXPECT_EQ(QuantSchedule(options).enabled_layers(0), (Layers{2, 4}));
+  EXPECT_EQ(QuantSchedule(options).enabled_layers(5), (Layers{2, 4, 6}));
+  EXPECT_EQ(QuantSchedule(options).all_enabled_at(), 5);
+  EXPECT_EQ(QuantSchedule(options).timeline(9),
+            "3 layers front to back, 2 every 5 steps, 0..4 | all 3 layers quantized 5..8");
+  options.order = EnableOrder::back_to_front;
+  EXPECT_EQ(QuantSchedule(options).enabled_layers(0), (Layers{4, 6}));
+  options.order = EnableOrder::listed;
+  EXPECT_EQ(QuantSchedule(options).enabled_layers(0), (Layers{2, 6}));
+  options.layers_per_stage = 0;
+  EXPECT_EQ(QuantSchedule(options).enabled_count(0), 3);
+}
+
 TEST(QuantSchedule, AllAtOnce) {
   const QuantSchedule schedule({.layers = 30, .warmup_bf16 = 5});
   EXPECT_EQ(schedule.enabled_count(4), 0);
@@ -93,7 +108,7 @@ TEST(QuantSchedule, RefusesWhatCannotHold) {
   EXPECT_TRUE(refused({.layers = 3, .warmup_bf16 = -1}));
   EXPECT_TRUE(refused({.layers = 3, .layers_per_stage = -1}));
   EXPECT_TRUE(refused({.layers = 3, .every = 0}));
-  for (const Layers& list : {Layers{}, Layers{0, 1}, Layers{0, 1, 1}, Layers{0, 1, 3},
+  for (const Layers& list : {Layers{}, Layers{1, 1}, Layers{0, 1, 1}, Layers{0, 1, 3},
                              Layers{0, 1, 2, 2}, Layers{-1, 0, 1}}) {
     EXPECT_TRUE(refused({.layers = 3, .order = EnableOrder::listed, .list = list}));
   }

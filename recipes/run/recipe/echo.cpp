@@ -10,7 +10,7 @@
 #include "recipes/run/recipe/recipe.h"
 #include "recipes/run/recipe/yaml_tree.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 bool applies(const Field& field, const Recipe& recipe) {
@@ -107,4 +107,4 @@ void check_resumable(const Recipe& before, const Recipe& after, const std::strin
       run, changes, keys);
 }
 
-}  // namespace qat
+}  // namespace qat::recipe

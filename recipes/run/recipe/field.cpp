@@ -8,7 +8,7 @@
 
 #include "recipes/run/recipe/yaml_tree.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 std::string bounds(const Field& field) {
@@ -57,6 +57,16 @@ std::string scalar_text(const Field& field, const std::string& text) {
   return yaml_text(escaped);
 }
 
+/// The shortest text that reads back to the same bits, with a point before an exponent: older
+/// YAML readers take 2e-05 for text.
+std::string number_text(double value) {
+  std::string text = fmt::format("{}", value);
+  const size_t exponent = text.find('e');
+  if (exponent != std::string::npos && text.find('.') == std::string::npos)
+    text.insert(exponent, ".0");
+  return text;
+}
+
 }  // namespace
 
 std::string expectation(const Field& field) {
@@ -65,7 +75,7 @@ std::string expectation(const Field& field) {
   const std::string kind = kind_text(field);
   std::string out = kind;
   if (kind.empty())
-    out = field.words.size() == 1 ? words : "one of " + words;
+    out = field.words.size() == 1 || field.arity == Arity::list ? words : "one of " + words;
   else if (!words.empty())
     out = words + " or " + kind;
   return field.arity == Arity::list ? "a list of " + out : out;
@@ -74,7 +84,7 @@ std::string expectation(const Field& field) {
 std::string yaml_value(const Field& field, const FieldValue& value) {
   if (const auto* toggle = std::get_if<bool>(&value)) return *toggle ? "true" : "false";
   if (const auto* whole = std::get_if<int64_t>(&value)) return fmt::format("{}", *whole);
-  if (const auto* number = std::get_if<double>(&value)) return fmt::format("{}", *number);
+  if (const auto* number = std::get_if<double>(&value)) return number_text(*number);
   if (const auto* text = std::get_if<std::string>(&value)) return scalar_text(field, *text);
   std::string out;
   for (const auto& text : std::get<std::vector<std::string>>(value))
@@ -82,4 +92,4 @@ std::string yaml_value(const Field& field, const FieldValue& value) {
   return "[" + out + "]";
 }
 
-}  // namespace qat
+}  // namespace qat::recipe

@@ -11,7 +11,7 @@
 
 #include "recipes/run/recipe/recipe.h"
 
-namespace qat {
+namespace qat::recipe {
 
 /// A value between YAML and a member: a list is std::vector, a word (an enum, `none`) is a string.
 using FieldValue = std::variant<bool, int64_t, double, std::string, std::vector<std::string>>;
@@ -76,4 +76,4 @@ std::string expectation(const Field& field);
 /// The value as a recipe writes it, on one line.
 std::string yaml_value(const Field& field, const FieldValue& value);
 
-}  // namespace qat
+}  // namespace qat::recipe

@@ -7,7 +7,7 @@
 #include "recipes/run/recipe/field_values.h"
 #include "recipes/run/recipe/presets.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 struct Takes {
@@ -486,4 +486,4 @@ const Section* find_section(const std::string& key) {
   return nullptr;
 }
 
-}  // namespace qat
+}  // namespace qat::recipe

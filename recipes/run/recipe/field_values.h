@@ -10,7 +10,7 @@
 #include "recipes/run/recipe/field.h"
 #include "recipes/run/recipe/words.h"
 
-namespace qat::field_values {
+namespace qat::recipe::field_values {
 
 template <class E>
 E enum_of(const std::string& text) {
@@ -133,4 +133,4 @@ struct Convert<std::vector<LayerRange>> {
   static std::vector<std::string> words(Spelling) { return {}; }
 };
 
-}  // namespace qat::field_values
+}  // namespace qat::recipe::field_values

@@ -9,34 +9,28 @@
 #include "recipes/run/recipe/suggest.h"
 #include "recipes/run/recipe/yaml_tree.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
-/// A key for a message: as it is, unless it holds something that would break the line.
-std::string shown_key(const std::string& key) {
-  const bool tame = !key.empty() && key.size() <= 80 &&
-                    std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c < 0x7F; });
-  return tame ? key : shown(key);
-}
-
-void collect(const std::string& key, const YamlNode& node, Assignment::From from, Assignments& out);
+void collect(const std::string& key, const std::string& where, const YamlNode& node,
+             Assignment::From from, Assignments& out);
 
 /// The entries of a section written as a map.
 void collect_entries(const std::string& prefix, const YamlNode& map, Assignment::From from,
                      Assignments& out) {
-  for (const auto& [name, node] : map.entries) {
+  for (const auto& [name, where, node] : map.entries) {
     const std::string key = prefix.empty() ? name : prefix + "." + name;
     const bool dotted = name.find('.') != std::string::npos;
     if (dotted || (!find_field(key) && !find_section(key)))
       refuse("{}: expected a key of the recipe, got an unknown one; {}",
-             located(node.where, shown_key(key)), key_advice(prefix, name));
-    collect(key, node, from, out);
+             located(where, shown_key(key)), key_advice(prefix, name));
+    collect(key, where, node, from, out);
   }
 }
 
 /// One known key: a leaf, or a section as a map or in its short form.
-void collect(const std::string& key, const YamlNode& node, Assignment::From from,
-             Assignments& out) {
+void collect(const std::string& key, const std::string& where, const YamlNode& node,
+             Assignment::From from, Assignments& out) {
   if (find_field(key)) {
     out[key] = {node, from};
     return;
@@ -45,7 +39,7 @@ void collect(const std::string& key, const YamlNode& node, Assignment::From from
   if (node.kind == YamlNode::Kind::map) return collect_entries(key, node, from, out);
   if (section.short_for.empty() || node.kind == YamlNode::Kind::empty)
     refuse("{}: expected a map, got {}; indent its keys below it, or remove it",
-           located(node.where, key), shown(node));
+           located(where, key), shown(node));
   out[section.short_for] = {node, from};
 }
 
@@ -55,7 +49,7 @@ void collect_override(const RecipeOverride& option, Assignments& out) {
     std::string prefix = dot == std::string::npos ? "" : option.key.substr(0, dot);
     std::string name = option.key.substr(dot == std::string::npos ? 0 : dot + 1);
     if (!prefix.empty() && !find_section(prefix)) prefix.clear();
-    refuse("{}: expected a key of the recipe, got an unknown one; {}", shown_key(option.origin),
+    refuse("{}: expected a key of the recipe, got an unknown one; {}", option.origin,
            key_advice(prefix, name));
   }
   YamlNode node;
@@ -66,20 +60,20 @@ void collect_override(const RecipeOverride& option, Assignments& out) {
   } else {
     node = parse_yaml(option.value, {option.origin, YamlOrigin::Kind::option});
   }
-  collect(option.key, node, Assignment::From::option, out);
+  collect(option.key, option.origin, node, Assignment::From::option, out);
 }
 
-std::string read_file(const std::string& path) {
+std::string read_file(const std::string& path, const std::string& name) {
   namespace fs = std::filesystem;
   std::error_code error;
   const auto status = fs::status(path, error);
-  if (!fs::exists(status)) refuse("{}: expected a recipe, got no such file; check the path", path);
+  if (!fs::exists(status)) refuse("{}: expected a recipe, got no such file; check the path", name);
   if (!fs::is_regular_file(status))
-    refuse("{}: expected a recipe, got {}; give a YAML file", path,
+    refuse("{}: expected a recipe, got {}; give a YAML file", name,
            fs::is_directory(status) ? "a directory" : "something that is not a file");
   std::ifstream stream(path, std::ios::binary);
-  if (!stream) refuse("{}: expected a readable recipe, got an error; check its permissions", path);
-  constexpr size_t kEnough = (1 << 20) + 1;  // one more than parse_yaml takes
+  if (!stream) refuse("{}: expected a readable recipe, got an error; check its permissions", name);
+  constexpr size_t kEnough = (256 << 10) + 1;  // one more than parse_yaml takes
   std::string text(kEnough, '\0');
   stream.read(text.data(), std::streamsize(text.size()));
   text.resize(size_t(stream.gcount()));
@@ -96,7 +90,7 @@ RecipeOverride set_option(const std::string& argument) {
   RecipeOverride option;
   option.key = argument.substr(0, equals);
   option.value = argument.substr(equals + 1);
-  option.origin = "--set " + option.key;
+  option.origin = "--set " + shown_key(option.key);
   return option;
 }
 
@@ -120,7 +114,10 @@ Recipe parse_recipe(const std::string& text, const std::string& name,
 }
 
 Recipe load_recipe(const std::string& path, const std::vector<RecipeOverride>& overrides) {
-  return parse_recipe(read_file(path), path, overrides);
+  std::string name = path;  // a message stays one line whatever the file is called
+  std::replace_if(
+      name.begin(), name.end(), [](unsigned char c) { return c < ' ' || c == 0x7F; }, '?');
+  return parse_recipe(read_file(path, name), name, overrides);
 }
 
-}  // namespace qat
+}  // namespace qat::recipe

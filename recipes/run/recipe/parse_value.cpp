@@ -10,7 +10,7 @@
 #include "engine/core/error.h"
 #include "recipes/run/recipe/suggest.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 [[noreturn]] void refuse_value(const Field& field, const YamlNode& node,
@@ -160,6 +160,8 @@ std::string parse_path(const Field& field, const YamlNode& node) {
     append_variable(text.substr(begin, end - begin));
     at = end + (braced ? 1 : 0);
   }
+  if (std::any_of(out.begin(), out.end(), [](unsigned char c) { return c < ' ' || c == 0x7F; }))
+    refuse_value(field, node, "remove the control character");
   return out;
 }
 
@@ -227,4 +229,4 @@ FieldValue parse_value(const Field& field, const YamlNode& node) {
   return out;
 }
 
-}  // namespace qat
+}  // namespace qat::recipe

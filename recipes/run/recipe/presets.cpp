@@ -2,7 +2,7 @@
 
 #include "engine/core/error.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 /// int8 in [-127, 127], one scale amax/127 a token, computed as the model runs (vLLM's kernel).
@@ -62,4 +62,4 @@ std::vector<std::string> preset_names() {
   return out;
 }
 
-}  // namespace qat
+}  // namespace qat::recipe

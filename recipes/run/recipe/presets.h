@@ -6,7 +6,7 @@
 
 #include "recipes/run/recipe/recipe.h"
 
-namespace qat {
+namespace qat::recipe {
 
 struct Preset {
   std::string name, target, description;
@@ -19,4 +19,4 @@ const std::vector<Preset>& presets();
 const Preset& preset_named(const std::string& name);
 std::vector<std::string> preset_names();
 
-}  // namespace qat
+}  // namespace qat::recipe

@@ -1,6 +1,6 @@
 #include "recipes/run/recipe/recipe.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 Range range_of(bool symmetric, SymmetricRange range) {
@@ -31,4 +31,4 @@ QuantSpec ActivationQuant::spec() const {
   return spec;
 }
 
-}  // namespace qat
+}  // namespace qat::recipe

@@ -11,7 +11,7 @@
 #include "kernels/quant_spec.h"
 #include "kernels/view.h"
 
-namespace qat {
+namespace qat::recipe {
 
 enum class Backend { automatic, cpu, cuda };
 enum class DataFormat { by_extension, text, prompt_completion, messages };
@@ -262,4 +262,4 @@ std::string recipe_reference();
 /// The same as a JSON schema for editors (recipes/recipe.schema.json).
 std::string recipe_schema();
 
-}  // namespace qat
+}  // namespace qat::recipe

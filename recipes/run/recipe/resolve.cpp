@@ -11,7 +11,7 @@
 #include "recipes/run/recipe/presets.h"
 #include "recipes/run/recipe/words.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 /// Who wrote which key.
@@ -331,4 +331,4 @@ Recipe resolve(const Assignments& written, const std::string& name) {
   return recipe;
 }
 
-}  // namespace qat
+}  // namespace qat::recipe

@@ -9,7 +9,7 @@
 #include "recipes/run/recipe/recipe.h"
 #include "recipes/run/recipe/yaml_tree.h"
 
-namespace qat {
+namespace qat::recipe {
 
 /// One key as it was written, by the file or by an option that came after it.
 struct Assignment {
@@ -23,4 +23,4 @@ using Assignments = std::map<std::string, Assignment>;
 /// of the file that an option has made meaningless (`--set quantize=none`) is dropped, not refused.
 Recipe resolve(const Assignments& written, const std::string& name);
 
-}  // namespace qat
+}  // namespace qat::recipe

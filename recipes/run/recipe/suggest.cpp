@@ -7,7 +7,7 @@
 
 #include "recipes/run/recipe/field.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
 /// Edits (insert, delete, replace, swap of neighbours) that turn a into b.
@@ -72,7 +72,7 @@ std::string nearest_word(const std::string& word, const std::vector<std::string>
   if (word.empty() || word.size() > kLongest) return "";
   const std::string wanted = folded(word);
   std::string best;
-  size_t fewest = std::max<size_t>(1, word.size() / 3) + 1;
+  size_t fewest = word.size() < 3 ? 1 : std::max<size_t>(1, word.size() / 3) + 1;
   for (const auto& candidate : candidates) {
     const size_t count = edits(wanted, folded(candidate));
     if (count < fewest) {
@@ -114,4 +114,4 @@ std::string key_advice(const std::string& prefix, const std::string& name) {
                      fmt::join(siblings, ", "));
 }
 
-}  // namespace qat
+}  // namespace qat::recipe

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-namespace qat {
+namespace qat::recipe {
 
 /// The candidate that `word` is most likely a slip of, "" if none is near.
 std::string nearest_word(const std::string& word, const std::vector<std::string>& candidates);
@@ -16,4 +16,4 @@ std::string key_advice(const std::string& prefix, const std::string& name);
 /// Every key and section below a section ("" for the top), one level deep, without the prefix.
 std::vector<std::string> keys_below(const std::string& prefix);
 
-}  // namespace qat
+}  // namespace qat::recipe

@@ -7,7 +7,7 @@
 
 #include "recipes/run/recipe/recipe.h"
 
-namespace qat {
+namespace qat::recipe {
 
 template <class E>
 using WordList = std::vector<std::pair<const char*, E>>;
@@ -74,4 +74,4 @@ std::vector<std::string> all_words(Spelling spelling) {
   return out;
 }
 
-}  // namespace qat
+}  // namespace qat::recipe

@@ -13,10 +13,10 @@
 
 #include "engine/core/error.h"
 
-namespace qat {
+namespace qat::recipe {
 namespace {
 
-constexpr size_t kMaxBytes = 1 << 20;
+constexpr size_t kMaxBytes = 256 << 10;  // the parser takes up to 240 bytes of memory for each
 constexpr size_t kMaxDepth = 16;
 
 std::string place(const YamlOrigin& origin, int64_t line) {
@@ -43,8 +43,8 @@ size_t utf8_length(const std::string& text, size_t at) {
 /// Refuses bytes before the YAML library sees them.
 void check_bytes(const std::string& text, const YamlOrigin& origin) {
   if (text.size() > kMaxBytes)
-    refuse("{}: expected a recipe of at most 1 MiB, got {} bytes; is this the right file?",
-           origin.name, text.size());
+    refuse("{}: expected a recipe of at most {} KiB, got more; is this the right file?",
+           origin.name, kMaxBytes >> 10);
   if (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF"))
     refuse("{}: expected UTF-8, got UTF-16; save the file as UTF-8", place(origin, 1));
   int64_t line = 1;
@@ -144,7 +144,8 @@ class TreeBuilder : public YAML::EventHandler {
       return nullptr;
     }
     level.has_key = false;
-    YamlNode& value = level.node->entries.emplace_back(level.key, YamlNode{}).second;
+    YamlNode& value =
+        level.node->entries.emplace_back(YamlEntry{level.key, level.key_where, {}}).value;
     fill(value, mark, kind, text);
     // An absent value has no place of its own worth showing: the parser is already past it.
     if (kind == YamlNode::Kind::empty) value.where = level.key_where;
@@ -162,17 +163,19 @@ class TreeBuilder : public YAML::EventHandler {
   void take_key(Level& level, const YAML::Mark& mark, YamlNode::Kind kind,
                 const std::string& text) const {
     if (kind != YamlNode::Kind::plain && kind != YamlNode::Kind::quoted)
-      refuse("{}: expected a key before the colon, got {}; write key: value", at(mark),
-             kind == YamlNode::Kind::empty  ? "nothing"
-             : kind == YamlNode::Kind::list ? "a list"
-                                            : "a map");
+      refuse(
+          "{}: expected a key before the colon, got {}; write key: value and close every bracket",
+          at(mark),
+          kind == YamlNode::Kind::empty  ? "nothing"
+          : kind == YamlNode::Kind::list ? "a list"
+                                         : "a map");
     if (text == "<<")
       refuse("{}: <<: expected a key, got a YAML merge; a recipe has none, write the keys out",
              at(mark));
     const auto [first, is_new] = level.places.emplace(text, at(mark));
     if (!is_new)
       refuse("{}: {}: expected each key once, got it again (first at {}); remove one", at(mark),
-             shown(text), first->second);
+             shown_key(text), first->second);
     level.key = text;
     level.key_where = at(mark);
     level.has_key = true;
@@ -191,7 +194,9 @@ YamlNode parse_yaml(const std::string& text, const YamlOrigin& origin) {
   check_bytes(body, origin);
   YamlNode root;
   root.where = place(origin, 1);
-  std::istringstream stream(body);
+  // yaml-cpp 0.7 takes the end of the text for the end of an open quote; an end of the document
+  // inside one it refuses.
+  std::istringstream stream(body + "\n...\n");
   try {
     YAML::Parser parser(stream);
     TreeBuilder builder(origin, root);
@@ -241,6 +246,12 @@ std::string shown(const YamlNode& node) {
   return "?";
 }
 
+std::string shown_key(const std::string& key) {
+  const bool tame = !key.empty() && key.size() <= 80 &&
+                    std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c < 0x7F; });
+  return tame ? key : shown(key);
+}
+
 std::string located(const std::string& where, const std::string& key) {
   return where.ends_with(" " + key) ? where : where + ": " + key;
 }
@@ -274,4 +285,4 @@ std::string yaml_text(const std::string& text) {
   return out + "\"";
 }
 
-}  // namespace qat
+}  // namespace qat::recipe

@@ -1,0 +1,86 @@
+// The ops, as functions on a Builder. Legend: T tokens, C hidden, O out channels, K reduction, H heads,
+// G key/value heads, D head dim, F ffn, V vocabulary. Activations are all f32 or all bf16.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "engine/graph/builder.h"
+#include "kernels/kernels.h"
+
+namespace qat {
+
+/// y = x in another dtype; x itself if it has that dtype already. The gradient passes unchanged.
+Id cast(Builder& b, Id x, DType dtype);
+/// y = a + b.
+Id add(Builder& b, Id a, Id other);
+/// Rows of table_VC by ids_T, as dtype.
+Id embedding(Builder& b, Id table_VC, Id ids_T, DType dtype);
+/// Each row (or each piece of weight's width in it) normalised and scaled.
+Id rms_norm(Builder& b, Id x_TC, Id weight_C, float eps);
+/// y_TO = x_TK . w_OKᵀ (+ bias_O).
+Id linear(Builder& b, Id x_TK, Id w_OK, Id bias_O = kNone);
+/// linear with an f32 result whatever the dtype of x (logits).
+Id linear_f32(Builder& b, Id x_TK, Id w_OK);
+/// c_MN = a_MK . b_KN, dtype of a.
+Id matmul_nn(Builder& b, Id a_MK, Id b_KN);
+/// c_MN = a_KMᵀ . b_KN in f32; may be a gradient accumulator.
+Id matmul_tn(Builder& b, Id a_KM, Id b_KN);
+/// Sum over rows in f32; may be a gradient accumulator.
+Id column_sum(Builder& b, Id x_TC);
+/// Rotary embedding, rotate-half form. cos_sin f32 [positions, D]; positions_T i32.
+Id rope(Builder& b, Id x, Id positions_T, Id cos_sin, int head_dim);
+
+struct AttentionShape {
+  int heads, kv_heads, head_dim;
+  int64_t sequence;  ///< tokens a sequence; T is a multiple
+  float scale;
+};
+/// Causal grouped-query attention within documents (first_T: start of each token's document).
+Id attention(Builder& b, Id q, Id k, Id v, Id first_T, const AttentionShape& shape);
+/// Attention of T new tokens over a cache that holds length [1] tokens; appends k, v to the cache.
+Id attention_cached(Builder& b, Id q, Id k, Id v, Id length, Id k_cache, Id v_cache,
+                    const AttentionShape& shape);
+/// silu(gate) * up.
+Id swiglu(Builder& b, Id gate_TF, Id up_TF);
+
+struct LossWeights {
+  float cross_entropy = 1.0f, kl = 0.0f, temperature = 1.0f;
+};
+struct LossInputs {
+  Id x_TC, w_VC, targets_T;
+  Id teacher_x_TC = kNone, teacher_w_VC = kNone;
+  Id inv_tokens;  ///< f32 [1], one over the valid tokens of the whole batch
+};
+struct LossOutputs {
+  Id sums;   ///< f32 [4]: sum of ce, sum of kl, valid tokens, top-1 hits
+  Id nll_T;  ///< f32, ce of each token
+};
+/// Chunked head, cross-entropy and KL; its gradients are computed with it when differentiated.
+LossOutputs head_loss(Builder& b, const LossInputs& inputs, const LossWeights& weights);
+
+struct Quantized {
+  Id codes, scale, zero;  ///< zero kNone for symmetric specs
+};
+/// Integer codes and scales of x. given_scale (given_zero): the grid is taken, not computed.
+Quantized quantize(Builder& b, Id x, const QuantSpec& spec, Id given_scale = kNone,
+                   Id given_zero = kNone);
+/// (codes - zero) * scale.
+Id dequantize(Builder& b, const Quantized& q, const QuantSpec& spec, DType dtype);
+/// dequantize(quantize(x)) with the straight-through gradient.
+Id fake_quant(Builder& b, Id x, const QuantSpec& spec, DType dtype, Id given_scale = kNone,
+              Id given_zero = kNone);
+/// Matmul of int8 codes with exact integer sums: what linear(dequantize(a), dequantize(w)) means.
+Id linear_int8(Builder& b, const Quantized& a, const Quantized& w, DType dtype, Id bias_O = kNone);
+
+struct FakeQuantAttributes {
+  QuantSpec spec;
+};
+/// Scale tensor shape of x under a spec.
+Shape scale_shape(const Shape& x, const QuantSpec& spec);
+
+/// The op objects that passes match on.
+extern const Op kLinear, kLinearInt8, kFakeQuant, kQuantize, kDequantize, kCast, kRmsNormBackward,
+    kAdd, kMatmulTn, kHeadLoss;
+
+}  // namespace qat

@@ -1,0 +1,87 @@
+#include "engine/core/log.h"
+#include "engine/graph/builder.h"
+#include "engine/graph/op.h"
+#include "engine/ops/ops.h"
+#include "engine/passes/passes.h"
+
+namespace qat {
+
+namespace {
+
+bool fits_int8(const QuantSpec& activation, const QuantSpec& weight) {
+  return activation.symmetric() && weight.symmetric() && activation.per == Per::row &&
+         weight.per == Per::row && activation.bits <= 8 && weight.bits <= 8;
+}
+
+}  // namespace
+
+int fuse(Graph& graph) {
+  graph.refresh_producers();
+  std::vector<Node> old = std::move(graph.nodes);
+  graph.nodes.clear();
+  std::vector<int> maker(graph.values.size(), -1);
+  for (size_t n = 0; n < old.size(); ++n)
+    for (Id out : old[n].outputs)
+      if (out != kNone) maker[size_t(out)] = int(n);
+  auto fake_quant_of = [&](Id id) -> const Node* {
+    const int n = maker[size_t(id)];
+    return n >= 0 && old[size_t(n)].op == &kFakeQuant ? &old[size_t(n)] : nullptr;
+  };
+
+  // First which pairs fuse, so that a fake_quant turns into quantize + dequantize where it stands.
+  std::vector<bool> split(old.size());
+  int candidates = 0, fused = 0;
+  std::vector<bool> fuses(old.size());
+  for (size_t n = 0; n < old.size(); ++n) {
+    if (old[n].op != &kLinear) continue;
+    const Node *x = fake_quant_of(old[n].inputs[0]), *w = fake_quant_of(old[n].inputs[1]);
+    if (!x || !w) continue;
+    ++candidates;
+    if (!fits_int8(x->attribute<FakeQuantAttributes>().spec,
+                   w->attribute<FakeQuantAttributes>().spec))
+      continue;
+    fuses[n] = true;
+    split[size_t(maker[size_t(old[n].inputs[0])])] = true;
+    split[size_t(maker[size_t(old[n].inputs[1])])] = true;
+    ++fused;
+  }
+
+  Builder b(graph);
+  std::vector<Quantized> codes_of(graph.values.size(), {kNone, kNone, kNone});
+  for (size_t n = 0; n < old.size(); ++n) {
+    Node& node = old[n];
+    b.place = {node.path, node.layer, node.backward};
+    if (split[n]) {
+      // quantize keeps the fake_quant's scale output; dequantize keeps its value.
+      const auto& attributes = node.attribute<FakeQuantAttributes>();
+      const Id y = node.outputs[0];
+      Node quantize_node = node;
+      quantize_node.op = &kQuantize;
+      Value code = graph.value(y);
+      code.dtype = DType::i8;
+      quantize_node.outputs[0] = graph.add_value(code);
+      const Id scale = node.inputs[1] != kNone ? node.inputs[1] : node.outputs[1];
+      codes_of[size_t(y)] = {quantize_node.outputs[0], scale, kNone};
+      Node dequantize_node = node;
+      dequantize_node.op = &kDequantize;
+      dequantize_node.inputs = {quantize_node.outputs[0], scale, kNone};
+      dequantize_node.outputs = {y};
+      dequantize_node.attributes = attributes;
+      graph.nodes.push_back(std::move(quantize_node));
+      graph.nodes.push_back(std::move(dequantize_node));
+    } else if (fuses[n]) {
+      const Quantized a = codes_of[size_t(node.inputs[0])], w = codes_of[size_t(node.inputs[1])];
+      Node integer = node;
+      integer.op = &kLinearInt8;
+      integer.inputs = {a.codes, a.scale, w.codes, w.scale, node.inputs[2]};
+      graph.nodes.push_back(std::move(integer));
+    } else {
+      graph.nodes.push_back(std::move(node));
+    }
+  }
+  graph.refresh_producers();
+  if (candidates) log::debug("fuse: fused {} of {} quantized linears", fused, candidates);
+  return fused;
+}
+
+}  // namespace qat

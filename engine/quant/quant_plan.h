@@ -1,0 +1,32 @@
+// Which value of which layer is quantized how, and which layers are quantized now.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "kernels/quant_spec.h"
+
+namespace qat {
+
+/// How one linear is quantized. An absent part stays in high precision.
+struct LinearQuant {
+  std::optional<QuantSpec> weight;
+  std::optional<QuantSpec> activation;
+  bool static_activation = false;  ///< the scale is calibrated and read from the Store
+};
+
+/// Keyed by the path of the linear, e.g. model.layers.3.mlp.up_proj.
+struct QuantPlan {
+  std::map<std::string, LinearQuant> linears;
+};
+
+/// Decoder layers whose quantizers are on.
+using EnabledLayers = std::set<int>;
+
+/// Store name of the calibrated activation scale (and zero point) of a linear's input.
+inline std::string activation_scale_name(const std::string& path) { return "scale." + path; }
+inline std::string activation_zero_name(const std::string& path) { return "zero." + path; }
+
+}  // namespace qat

@@ -1,0 +1,77 @@
+// A compiled graph: every value has an address, every node its bound launches. Immutable; recompiled
+// when the set of enabled layers changes.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "engine/graph/graph.h"
+#include "engine/graph/op.h"
+#include "engine/passes/passes.h"
+#include "engine/runtime/store.h"
+
+namespace qat {
+
+struct CompileOptions {
+  Planning planning = Planning::reuse;
+  /// After each node, look for NaN and infinity in what it wrote and throw Error(diverged) naming it.
+  bool check_finite = false;
+};
+
+class Program {
+ public:
+  /// Takes the graph as it is (apply the passes first). Inputs, gradients and states it names are made
+  /// in the Store; parameters must be there. `results` are values that can be read after a run.
+  /// Throws when a kernel is missing.
+  static Program compile(Graph graph, const std::vector<Id>& results, Store& store,
+                         const KernelTable& kernels, const CompileOptions& options = {});
+
+  /// What depends on parameters only: call once before the micro-batches of a step.
+  void run_prologue(Stream& stream);
+  void run_body(Stream& stream, const RunState& state);
+  /// Finishes the gradients: call once after the micro-batches.
+  void run_epilogue(Stream& stream);
+  /// All three, for programs without gradients.
+  void run(Stream& stream);
+
+  /// Where an input, param, state, gradient or result lies. Results are valid until the arena is used
+  /// by another program.
+  View view(Id id) const;
+  const Graph& graph() const { return graph_; }
+  const MemoryPlan& memory() const { return plan_; }
+
+  /// Seconds spent by op name.
+  struct OpTime {
+    std::string name;
+    double seconds;
+    int64_t calls;
+  };
+  /// From now on adds the time of every launch to *times (null: stops).
+  void profile_into(std::vector<OpTime>* times) { times_ = times; }
+
+  /// What compile would need of the arena, without a Store.
+  static MemoryPlan plan(const Graph& graph, const std::vector<Id>& results,
+                         const KernelTable& kernels);
+
+ private:
+  struct Bound {
+    Launch launch;
+    int node;
+  };
+  void bind();
+  void run_phase(Phase phase, Stream& stream, const RunState& state);
+  void check_node(int node) const;
+
+  Graph graph_;
+  MemoryPlan plan_;
+  std::vector<size_t> scratch_;
+  Store* store_ = nullptr;
+  const KernelTable* kernels_ = nullptr;
+  std::vector<View> named_;  // by value; empty for activations
+  std::vector<Bound> launches_[3];
+  CompileOptions options_;
+  std::vector<OpTime>* times_ = nullptr;
+  std::byte* arena_ = nullptr;
+};
+
+}  // namespace qat

@@ -1,0 +1,62 @@
+// Everything that outlives a Program, by name: parameters, gradients, moments, scales, KV caches, the
+// arena. What a checkpoint is made of. Memory is counted by category for the memory plan.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/view.h"
+
+namespace qat {
+
+/// What memory is spent on, as the plan before step 0 lists it.
+enum class Category : uint8_t {
+  masters,
+  teacher,
+  gradients,
+  moments,
+  state,
+  inputs,
+  arena
+};
+const char* name_of(Category category);
+
+class Store {
+ public:
+  Store();
+  ~Store();
+  Store(const Store&) = delete;
+  Store& operator=(const Store&) = delete;
+
+  /// The buffer of that name, zero-filled at the first call. Throws Error(internal) if it exists with
+  /// another shape or dtype, Error(refused) when memory runs out.
+  View make(const std::string& name, Shape shape, DType dtype, Category category);
+  /// Throws Error(internal) when there is none.
+  View get(const std::string& name) const;
+  /// Empty view when there is none.
+  View find(const std::string& name) const;
+  void erase(const std::string& name);
+
+  /// One arena for all programs; it grows and is never shrunk. Its contents do not outlive a run.
+  View arena(size_t bytes);
+
+  struct Entry {
+    std::string name;
+    View view;
+    Category category;
+  };
+  /// Sorted by name.
+  std::vector<Entry> entries() const;
+  std::map<Category, size_t> bytes_by_category() const;
+
+ private:
+  struct Buffer;
+  std::map<std::string, std::unique_ptr<Buffer>> buffers_;
+  std::unique_ptr<Buffer> arena_;
+};
+
+}  // namespace qat

@@ -1,0 +1,142 @@
+// Checkpoints: named tensors and a JSON state, committed whole or not at all.
+//
+//   checkpoints/step-N/rank-0000-of-0001.bin   32 bytes, a JSON header, the tensors (64-byte
+//   aligned) checkpoints/step-N/manifest.json           size and XXH3-128 of every file, and of
+//   itself checkpoints/step-N.tmp-<run>/              being written; the rename to step-N is the
+//   commit checkpoints/step-N.bad-<run>/              was damaged under the name of a newer commit
+//
+// There is no pointer to the latest: the highest step whose manifest and files verify is the
+// latest. Nothing here follows a symbolic link. Order is by step, never by time.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/view.h"
+
+namespace qat {
+
+class RunLock;
+
+/// Whether a tensor may hold NaN or Inf; a checkpoint with one that may not is never committed.
+enum class Finite : uint8_t {
+  required,  ///< weights, moments, scales
+  optional   ///< observer ranges that start at infinity
+};
+
+/// One tensor to save, or one that was loaded. f32, bf16 and f16 are searched for NaN and Inf.
+struct CheckpointTensor {
+  std::string name;
+  ConstView view;
+  Finite finite = Finite::required;
+};
+
+struct CheckpointOptions {
+  std::string run_id;             ///< new_run_id(); part of the names aside
+  int keep = 2;                   ///< whole checkpoints that stay; at least 2
+  std::string program;            ///< version of this build, kept in the manifest
+  const RunLock* lock = nullptr;  ///< asked before each commit
+};
+
+struct SaveResult {
+  enum class Status {
+    committed,
+    cannot_write,  ///< the disk's fault; what was written is removed, older checkpoints untouched
+    not_finite     ///< a tensor holds NaN or Inf; nothing was committed
+  };
+  Status status = Status::committed;
+  std::string path;     ///< the checkpoint's directory
+  std::string message;  ///< why not, naming the file or the tensor
+  uint64_t bytes = 0;
+  double seconds = 0;
+
+  bool committed() const { return status == Status::committed; }
+};
+
+/// Saves the checkpoints of one run.
+class CheckpointWriter {
+ public:
+  /// directory: the run's `checkpoints`, made at the first save. Refuses a symbolic link there.
+  CheckpointWriter(std::string directory, CheckpointOptions options);
+
+  /// Writes, commits and verifies `step-<step>`, then prunes. Throws Error(locked) if the lock was
+  /// lost; every failure of the storage is in the result instead.
+  SaveResult save(int64_t step, const nlohmann::json& state,
+                  std::span<const CheckpointTensor> tensors);
+
+ private:
+  void write_aside(const std::string& aside, int64_t step, const nlohmann::json& state,
+                   std::span<const CheckpointTensor> tensors, uint64_t& bytes) const;
+  void commit(const std::string& aside, const std::string& path) const;
+  void prune(int64_t newest);
+
+  std::string directory_;
+  CheckpointOptions options_;
+  std::set<int64_t> whole_;  ///< steps this process has verified
+};
+
+/// A verified checkpoint. The tensors lie in a mapping that lives as long as this object.
+class Checkpoint {
+ public:
+  /// path: a `step-N` directory. Throws Error(refused) naming the file and what is wrong with it.
+  static Checkpoint load(const std::string& path);
+
+  const std::string& path() const { return path_; }
+  int64_t step() const { return step_; }
+  const std::string& run_id() const { return run_id_; }
+  const std::string& program() const { return program_; }
+  const nlohmann::json& state() const { return state_; }
+  const std::vector<CheckpointTensor>& tensors() const { return tensors_; }
+  /// An empty view if there is no tensor of that name.
+  ConstView find(std::string_view name) const;
+  /// Copies a tensor out. Throws Error(refused) if it is missing or has another shape or dtype.
+  void read(std::string_view name, View into) const;
+
+ private:
+  Checkpoint() = default;
+  std::string path_, run_id_, program_;
+  int64_t step_ = 0;
+  nlohmann::json state_;
+  std::vector<CheckpointTensor> tensors_;
+  std::shared_ptr<const void> mapping_;
+};
+
+struct SkippedCheckpoint {
+  std::string path, reason;
+};
+
+struct FoundCheckpoint {
+  std::optional<Checkpoint> checkpoint;    ///< the newest whole one
+  std::vector<SkippedCheckpoint> skipped;  ///< newer ones that are not whole, newest first
+};
+
+/// Looks newest first; each one that is not whole costs one warning that names file and reason.
+/// A directory that does not exist holds no checkpoint. Throws Error(refused) for a checkpoint in
+/// a newer format than this program reads: taking an older one would silently lose work.
+FoundCheckpoint find_checkpoint(const std::string& directory);
+
+/// What a start does when there were checkpoints and none of them is whole.
+enum class NoneWhole { refuse, start_over };
+
+/// `resume: auto` (refuse) and `auto-or-scratch` (start_over): says which checkpoint it took.
+std::optional<Checkpoint> resume_checkpoint(const std::string& directory, NoneWhole none_whole);
+
+/// Moves checkpoints above `step` to `step-N.bad-<run>`: for a run that goes on from an older one
+/// (or from scratch, step -1), so that no later start continues the line that was left.
+void set_aside_newer_checkpoints(const std::string& directory, int64_t step,
+                                 const std::string& run_id);
+
+/// True if the directory holds any `step-N`, whole or not.
+bool has_checkpoints(const std::string& directory);
+
+/// Bytes on disk of a checkpoint with these tensors, its state aside.
+uint64_t checkpoint_bytes(std::span<const CheckpointTensor> tensors);
+
+}  // namespace qat

@@ -1,0 +1,121 @@
+#include "engine/train/trainer.h"
+
+#include <chrono>
+#include <cmath>
+#include <cstring>
+
+#include "engine/core/error.h"
+#include "engine/core/log.h"
+
+namespace qat {
+
+Trainer::Trainer(const TrainerSettings& settings, Store& store, const KernelTable& kernels,
+                 Stream& stream, Dataset& data, std::vector<std::string> trained, BuildGraph build,
+                 LayersAt layers_at, LearningRateAt learning_rate_at)
+    : settings_(settings),
+      store_(store),
+      kernels_(kernels),
+      stream_(stream),
+      data_(data),
+      build_(std::move(build)),
+      layers_at_(std::move(layers_at)),
+      learning_rate_at_(std::move(learning_rate_at)),
+      optimizer_(store, kernels, settings.optimizer, trained) {}
+
+void Trainer::resume_at(int64_t finished_steps, int64_t bad_steps) {
+  finished_ = finished_steps;
+  bad_steps_ = bad_steps;
+}
+
+const Program& Trainer::program() {
+  const EnabledLayers layers = layers_at_(finished_);
+  if (!program_ || layers != compiled_for_) compile(layers);
+  return *program_;
+}
+
+void Trainer::compile(const EnabledLayers& layers) {
+  TrainingGraph training = build_(layers);
+  program_.reset();
+  sums_ = training.sums;
+  gradients_ = training.gradients;
+  std::vector<Id> results = {sums_};
+  for (const ParameterGradient& g : gradients_) results.push_back(g.gradient);
+  program_ =
+      Program::compile(std::move(training.graph), results, store_, kernels_, settings_.compile);
+  compiled_for_ = layers;
+}
+
+void Trainer::fill_inputs(const Batch& batch, int64_t first_row) {
+  const size_t offset = size_t(first_row * batch.sequence);
+  const size_t count = size_t(settings_.micro_batch * batch.sequence);
+  const auto fill = [&](const char* name, const std::vector<int32_t>& from) {
+    if (const View view = store_.find(name))
+      std::memcpy(view.data, from.data() + offset, count * sizeof(int32_t));
+  };
+  fill("tokens", batch.ids);
+  fill("targets", batch.targets);
+  fill("positions", batch.positions);
+  fill("first", batch.first);
+}
+
+StepResult Trainer::step() {
+  const auto start = std::chrono::steady_clock::now();
+  program();
+  program_->profile_into(times_);
+  const Batch batch = data_.next(settings_.batch);
+  StepResult result;
+  result.step = finished_ + 1;
+  result.tokens = batch.valid_targets;
+  result.enabled_layers = int64_t(compiled_for_.size());
+  result.learning_rate = learning_rate_at_(finished_);
+
+  const double inv_tokens = 1.0 / double(batch.valid_targets);
+  store_.get("inv_tokens").as<float>()[0] = float(inv_tokens);
+  program_->run_prologue(stream_);
+  double ce = 0, kl = 0;
+  for (int64_t row = 0; row < settings_.batch; row += settings_.micro_batch) {
+    fill_inputs(batch, row);
+    program_->run_body(stream_, {.first_micro_batch = row == 0});
+    const float* sums = program_->view(sums_).as<float>();
+    ce += double(sums[0]);
+    kl += double(sums[1]);
+  }
+  program_->run_epilogue(stream_);
+  result.cross_entropy = ce * inv_tokens;
+  result.kl = kl * inv_tokens;
+  result.loss =
+      double(settings_.cross_entropy) * result.cross_entropy + double(settings_.kl) * result.kl;
+
+  std::vector<TrainedParameter> parameters;
+  double norm[2] = {0, 0};
+  std::string first_bad;
+  for (const ParameterGradient& g : gradients_) {
+    const View gradient = program_->view(g.gradient);
+    kernels_.sum_squares.run({gradient, norm}, stream_);
+    if (norm[1] > 0 && first_bad.empty()) first_bad = g.name;
+    parameters.push_back({g.name, store_.get(g.name), gradient});
+  }
+  result.grad_norm = std::sqrt(norm[0]);
+
+  if (!std::isfinite(result.loss) || norm[1] > 0 || !std::isfinite(result.grad_norm)) {
+    result.skipped = true;
+    ++bad_steps_;
+    log::warn("step {}: non-finite {}; the step is skipped ({} in a row)", result.step,
+              first_bad.empty() ? "loss" : "gradient of " + first_bad, bad_steps_);
+  } else {
+    bad_steps_ = 0;
+    const double clip = settings_.clip_grad_norm;
+    const double scale = clip > 0 && result.grad_norm > clip ? clip / result.grad_norm : 1.0;
+    optimizer_.update(parameters, finished_ + 1, result.learning_rate, scale, stream_);
+  }
+  ++finished_;
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (bad_steps_ >= settings_.max_bad_steps)
+    throw Error(Exit::diverged,
+                fmt::format("training diverged: {} non-finite steps in a row, the last at step {}; "
+                            "lower train.learning_rate or start from the last checkpoint",
+                            bad_steps_, result.step));
+  return result;
+}
+
+}  // namespace qat

@@ -1,0 +1,89 @@
+// The training loop: knows programs, store, optimizer and batches; knows no model.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/data/dataset.h"
+#include "engine/passes/passes.h"
+#include "engine/runtime/program.h"
+#include "engine/train/optimizer.h"
+
+namespace qat {
+
+/// A forward and backward graph with every pass applied.
+struct TrainingGraph {
+  Graph graph;
+  Id sums = kNone;  ///< of the loss (see head_loss)
+  std::vector<ParameterGradient> gradients;
+};
+
+struct TrainerSettings {
+  int64_t batch = 1;        ///< sequences a step
+  int64_t micro_batch = 1;  ///< sequences a run of the program; divides batch
+  int64_t sequence = 1;
+  float cross_entropy = 1.0f, kl = 0.0f;  ///< weights of the reported loss
+  double clip_grad_norm = 1.0;            ///< 0: no clipping
+  int64_t max_bad_steps = 10;             ///< non-finite steps in a row before giving up
+  OptimizerSettings optimizer;
+  CompileOptions compile;
+};
+
+/// What a step did.
+struct StepResult {
+  int64_t step = 0;  ///< counts from 1
+  double loss = 0, cross_entropy = 0, kl = 0, learning_rate = 0, grad_norm = 0;
+  int64_t tokens = 0;  ///< counted targets
+  int64_t enabled_layers = 0;
+  double seconds = 0;
+  bool skipped = false;  ///< a non-finite step: nothing but the data position moved on
+};
+
+class Trainer {
+ public:
+  using BuildGraph = std::function<TrainingGraph(const EnabledLayers&)>;
+  using LayersAt = std::function<EnabledLayers(int64_t step)>;
+  using LearningRateAt = std::function<double(int64_t step)>;
+
+  /// layers_at and learning_rate_at are asked with the number of finished steps (0 before the
+  /// first).
+  Trainer(const TrainerSettings& settings, Store& store, const KernelTable& kernels, Stream& stream,
+          Dataset& data, std::vector<std::string> trained, BuildGraph build, LayersAt layers_at,
+          LearningRateAt learning_rate_at);
+
+  /// One optimizer step. Throws Error(diverged) after max_bad_steps non-finite ones in a row.
+  StepResult step();
+
+  int64_t finished_steps() const { return finished_; }
+  int64_t bad_steps() const { return bad_steps_; }
+  /// Continues after a resume; the Store and the data position are restored by the caller.
+  void resume_at(int64_t finished_steps, int64_t bad_steps);
+  /// What a step needs of the arena now and at its largest, for the memory plan.
+  const Program& program();
+  /// Adds the time of every launch to *times (null: stops).
+  void profile_into(std::vector<Program::OpTime>* times) { times_ = times; }
+
+ private:
+  void compile(const EnabledLayers& layers);
+  void fill_inputs(const Batch& batch, int64_t first_row);
+
+  TrainerSettings settings_;
+  Store& store_;
+  const KernelTable& kernels_;
+  Stream& stream_;
+  Dataset& data_;
+  BuildGraph build_;
+  LayersAt layers_at_;
+  LearningRateAt learning_rate_at_;
+  Optimizer optimizer_;
+  std::optional<Program> program_;
+  EnabledLayers compiled_for_;
+  Id sums_ = kNone;
+  std::vector<ParameterGradient> gradients_;
+  int64_t finished_ = 0, bad_steps_ = 0;
+  std::vector<Program::OpTime>* times_ = nullptr;
+};
+
+}  // namespace qat

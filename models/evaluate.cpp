@@ -1,0 +1,60 @@
+#include "models/evaluate.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "engine/core/error.h"
+
+namespace qat {
+
+namespace {
+
+void copy(const View& to, const std::vector<int32_t>& from, int32_t rest) {
+  if (!to) return;
+  int32_t* out = to.as<int32_t>();
+  std::memcpy(out, from.data(), from.size() * sizeof(int32_t));
+  for (int64_t i = int64_t(from.size()); i < to.count(); ++i) out[i] = rest;
+}
+
+}  // namespace
+
+Perplexity evaluate_perplexity(ForwardSpec spec, Store& store, const KernelTable& kernels,
+                               Stream& stream, const EvalWindows& windows, int64_t rows) {
+  // Inputs of other shapes may be left from training; they are filled anew by whoever runs next.
+  for (const char* name : {kTokens, kTargets, kPositions, kFirst, kInvTokens}) store.erase(name);
+  spec.build.batch = std::min(rows, windows.windows());
+  spec.build.sequence = windows.row_tokens();
+  if (spec.build.sequence > spec.config.max_positions)
+    refuse("a context of {} tokens is longer than the model's max_position_embeddings ({}); ask for "
+           "a shorter one",
+           spec.build.sequence, spec.config.max_positions);
+  ForwardGraph forward = build_forward_graph(spec);
+  Program program =
+      Program::compile(std::move(forward.graph), {forward.sums, forward.nll}, store, kernels);
+  store.get(kInvTokens).as<float>()[0] = 1.0f;
+
+  Perplexity result;
+  double sum = 0;
+  program.run_prologue(stream);
+  for (int64_t at = 0; at < windows.windows(); at += spec.build.batch) {
+    const Batch batch = windows.rows(at, spec.build.batch);
+    copy(store.find(kTokens), batch.ids, 0);
+    copy(store.find(kTargets), batch.targets, -1);
+    copy(store.find(kPositions), batch.positions, 0);
+    copy(store.find(kFirst), batch.first, 0);
+    program.run_body(stream, {});
+    const float* nll = program.view(forward.nll).as<float>();
+    for (size_t t = 0; t < batch.targets.size(); ++t)
+      if (batch.targets[t] >= 0) {
+        sum += double(nll[t]);
+        ++result.tokens;
+      }
+    result.windows += batch.rows;
+  }
+  result.nll = result.tokens ? sum / double(result.tokens) : 0.0;
+  result.perplexity = std::exp(result.nll);
+  for (const char* name : {kTokens, kTargets, kPositions, kFirst, kInvTokens}) store.erase(name);
+  return result;
+}
+
+}  // namespace qat

@@ -1,0 +1,24 @@
+// Perplexity of a model on windows of text.
+#pragma once
+
+#include <functional>
+
+#include "engine/data/eval_windows.h"
+#include "engine/runtime/store.h"
+#include "models/graphs.h"
+
+namespace qat {
+
+struct Perplexity {
+  double nll = 0;         ///< mean over scored tokens, nats
+  double perplexity = 0;  ///< exp(nll)
+  int64_t tokens = 0;     ///< scored
+  int64_t windows = 0;
+};
+
+/// Runs the model in `spec` (its batch and sequence are set here) over all windows. Windows are taken
+/// `rows` at a time. Parameters of spec.build.prefix must be in the Store.
+Perplexity evaluate_perplexity(ForwardSpec spec, Store& store, const KernelTable& kernels,
+                               Stream& stream, const EvalWindows& windows, int64_t rows);
+
+}  // namespace qat

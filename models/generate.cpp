@@ -1,0 +1,124 @@
+#include "models/generate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "engine/core/error.h"
+#include "kernels/random.h"
+
+namespace qat {
+
+namespace {
+
+constexpr int64_t kPiece = 32;
+
+// The two programs have inputs of their own names: one token, and a piece of the prompt.
+Program compile(ForwardSpec spec, int64_t tokens, int64_t context, Store& store,
+                const KernelTable& kernels, Id& logits) {
+  spec.build.batch = 1;
+  spec.build.sequence = tokens;
+  spec.build.cache = context;
+  spec.output = ForwardSpec::Output::logits;
+  ForwardGraph forward = build_forward_graph(spec);
+  for (Value& value : forward.graph.values)
+    if (value.kind == Kind::input) value.name += fmt::format(".{}", tokens);
+  logits = forward.logits;
+  return Program::compile(std::move(forward.graph), {logits}, store, kernels);
+}
+
+}  // namespace
+
+Generator::Generator(ForwardSpec spec, Store& store, const KernelTable& kernels, Stream& stream,
+                     int64_t context)
+    : config_(spec.config),
+      store_(store),
+      stream_(stream),
+      piece_(std::min(kPiece, context)),
+      context_(context),
+      prefill_(compile(spec, piece_, context, store, kernels, prefill_logits_)),
+      decode_(compile(spec, 1, context, store, kernels, decode_logits_)) {
+  if (config_.sliding_window && context > *config_.sliding_window)
+    refuse("a context of {} tokens exceeds the model's sliding window of {}; ask for fewer tokens",
+           context, *config_.sliding_window);
+  if (context > config_.max_positions)
+    refuse("a context of {} tokens exceeds the model's max_position_embeddings ({})", context,
+           config_.max_positions);
+}
+
+void Generator::run(Program& program, const int32_t* tokens, int64_t count) {
+  const std::string suffix = fmt::format(".{}", count);
+  int32_t* ids = store_.get(kTokens + suffix).as<int32_t>();
+  int32_t* positions = store_.get(kPositions + suffix).as<int32_t>();
+  for (int64_t t = 0; t < count; ++t) {
+    ids[t] = tokens[t];
+    positions[t] = int32_t(length_ + t);
+  }
+  store_.get(kCacheLength + suffix).as<int32_t>()[0] = int32_t(length_);
+  program.run(stream_);
+  length_ += count;
+  const View logits = program.view(count == piece_ ? prefill_logits_ : decode_logits_);
+  const float* row = logits.as<float>() + (count - 1) * config_.vocab;
+  last_.assign(row, row + config_.vocab);
+}
+
+void Generator::feed(const std::vector<int32_t>& tokens) {
+  size_t at = 0;
+  for (; at + size_t(piece_) <= tokens.size() && piece_ > 1; at += size_t(piece_))
+    run(prefill_, tokens.data() + at, piece_);
+  for (; at < tokens.size(); ++at) run(decode_, tokens.data() + at, 1);
+}
+
+const float* Generator::logits() const { return last_.data(); }
+
+int32_t Generator::sample(const SamplingOptions& options, uint64_t index) {
+  const auto likeliest = std::max_element(last_.begin(), last_.end());
+  if (options.temperature <= 0.0) return int32_t(likeliest - last_.begin());
+  std::vector<int32_t> order(last_.size());
+  std::iota(order.begin(), order.end(), 0);
+  size_t kept = options.top_k > 0 ? std::min(size_t(options.top_k), order.size()) : order.size();
+  if (kept < order.size() || options.top_p < 1.0)
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int32_t a, int32_t b) { return last_[size_t(a)] > last_[size_t(b)]; });
+  std::vector<double> weight(kept);
+  double total = 0;
+  for (size_t i = 0; i < kept; ++i)
+    total += weight[i] =
+        std::exp((double(last_[size_t(order[i])]) - double(*likeliest)) / options.temperature);
+  if (options.top_p < 1.0) {
+    double share = 0;
+    for (size_t i = 0; i < kept; ++i) {
+      share += weight[i];
+      if (share >= options.top_p * total) kept = i + 1;
+    }
+    total = std::accumulate(weight.begin(), weight.begin() + int64_t(kept), 0.0);
+  }
+  double at = double(uniform01(philox(options.seed, 0x67656e, index)[0])) * total;
+  for (size_t i = 0; i < kept; ++i) {
+    at -= weight[i];
+    if (at < 0) return order[i];
+  }
+  return order[kept - 1];
+}
+
+std::vector<int32_t> Generator::generate(const std::vector<int32_t>& prompt,
+                                         const SamplingOptions& options,
+                                         const std::function<void(int32_t)>& on_token) {
+  if (prompt.empty()) refuse("an empty prompt has nothing to continue; give at least one token");
+  if (int64_t(prompt.size()) >= context_)
+    refuse("the prompt has {} tokens, the context {}; shorten the prompt", prompt.size(), context_);
+  length_ = 0;
+  feed(prompt);
+  std::vector<int32_t> tokens;
+  while (int64_t(tokens.size()) < options.max_tokens) {
+    const int32_t next = sample(options, tokens.size());
+    if (std::count(config_.eos_ids.begin(), config_.eos_ids.end(), next)) break;
+    tokens.push_back(next);
+    if (on_token) on_token(next);
+    if (length_ >= context_ || int64_t(tokens.size()) >= options.max_tokens) break;
+    feed({next});
+  }
+  return tokens;
+}
+
+}  // namespace qat

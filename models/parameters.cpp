@@ -1,0 +1,100 @@
+// Filling the Store with a model: from a source, from scratch, and the rotary table.
+#include <cmath>
+#include <numbers>
+#include <vector>
+
+#include "engine/core/error.h"
+#include "kernels/float_types.h"
+#include "kernels/random.h"
+#include "models/decoder.h"
+
+namespace qat {
+
+namespace {
+
+// Norm weights and biases stay f32; matrices take the wanted dtype.
+DType stored_dtype(const Shape& shape, DType dtype) { return shape.rank() < 2 ? DType::f32 : dtype; }
+
+void store_floats(const std::vector<float>& values, View out) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (out.dtype == DType::f32)
+      out.as<float>()[i] = values[i];
+    else
+      out.as<uint16_t>()[i] = bf16_from_float(values[i]);
+  }
+}
+
+}  // namespace
+
+void load_parameters(const ModelSource& source, Store& store, const std::string& prefix, DType dtype,
+                     Category category) {
+  std::vector<float> values;
+  for (const SourceTensor& tensor : source.tensors()) {
+    const DType stored = stored_dtype(tensor.shape, dtype);
+    const View view = store.make(prefix + tensor.name, tensor.shape, stored, category);
+    if (stored == DType::f32) {
+      source.read(tensor.name, view.as<float>());
+      continue;
+    }
+    values.resize(size_t(tensor.shape.count()));
+    source.read(tensor.name, values.data());
+    store_floats(values, view);
+  }
+}
+
+void initialize_parameters(const ModelConfig& config, Store& store, float initializer_range,
+                           uint64_t seed) {
+  uint64_t index = 0;
+  for (const SourceTensor& tensor : expected_tensors(config)) {
+    const View view = store.make(tensor.name, tensor.shape, DType::f32, Category::masters);
+    float* out = view.as<float>();
+    const bool norm = tensor.shape.rank() == 1 && tensor.name.ends_with(".weight");
+    for (int64_t i = 0; i < view.count(); ++i) {
+      if (tensor.shape.rank() == 2) {
+        const auto words = philox(seed, index, uint64_t(i));
+        out[i] = initializer_range * normal01(words[0], words[1]);
+      } else {
+        out[i] = norm ? 1.0f : 0.0f;
+      }
+    }
+    ++index;
+  }
+}
+
+void fill_rope_table(const ModelConfig& config, Store& store) {
+  const int64_t half = config.head_dim / 2;
+  std::vector<float> frequency(static_cast<size_t>(half));
+  for (int64_t i = 0; i < half; ++i) {
+    const float exponent = float(2 * i) / float(config.head_dim);
+    float f = 1.0f / std::pow(float(config.rope_theta), exponent);
+    if (!config.rope_freq_divisors.empty()) {
+      f /= config.rope_freq_divisors[size_t(i)];
+    } else if (config.rope_scaling == RopeScaling::linear) {
+      f /= float(config.rope_factor);
+    } else if (config.rope_scaling == RopeScaling::llama3) {
+      // Llama 3.1: long wavelengths are stretched, short ones kept, those between blended.
+      const double original = double(config.rope_original_positions);
+      const double wavelength = 2.0 * std::numbers::pi / double(f);
+      const double low = original / config.rope_low_freq_factor;
+      const double high = original / config.rope_high_freq_factor;
+      if (wavelength > low) {
+        f = float(double(f) / config.rope_factor);
+      } else if (wavelength >= high) {
+        const double smooth = (original / wavelength - config.rope_low_freq_factor) /
+                              (config.rope_high_freq_factor - config.rope_low_freq_factor);
+        f = float((1.0 - smooth) * double(f) / config.rope_factor + smooth * double(f));
+      }
+    }
+    frequency[size_t(i)] = f;
+  }
+  const View table = store.make(kRopeTable, {config.max_positions, config.head_dim}, DType::f32,
+                                Category::state);
+  for (int64_t p = 0; p < config.max_positions; ++p)
+    for (int64_t i = 0; i < half; ++i) {
+      const float angle = float(p) * frequency[size_t(i)];
+      table.as<float>()[p * config.head_dim + i] = std::cos(angle);
+      table.as<float>()[p * config.head_dim + half + i] = std::sin(angle);
+    }
+}
+
+}  // namespace qat

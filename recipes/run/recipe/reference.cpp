@@ -1,0 +1,175 @@
+// The field table as people read it: the terminal's help and recipes/README.md.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <sstream>
+
+#include "recipes/run/recipe/field.h"
+#include "recipes/run/recipe/presets.h"
+#include "recipes/run/recipe/recipe.h"
+#include "recipes/run/recipe/words.h"
+
+namespace qat::recipe {
+namespace {
+
+std::string default_text(const Field& field) {
+  if (field.need == Need::required) return "required";
+  if (!field.default_note.empty()) return field.default_note;
+  const Recipe defaults;
+  return yaml_value(field, field.get(defaults));
+}
+
+std::string section_of(const std::string& key) {
+  const size_t dot = key.rfind('.');
+  return dot == std::string::npos ? "" : key.substr(0, dot);
+}
+
+/// Words of a text on lines of at most `width` bytes, each after `indent` spaces.
+std::string wrapped(const std::string& text, size_t indent, size_t width) {
+  std::istringstream words(text);
+  std::string out, line, word;
+  const auto end_line = [&] {
+    out += std::string(indent, ' ') + line + "\n";
+    line.clear();
+  };
+  while (words >> word) {
+    if (!line.empty() && indent + line.size() + 1 + word.size() > width) end_line();
+    if (!line.empty()) line += ' ';
+    line += word;
+  }
+  if (!line.empty()) end_line();
+  return out;
+}
+
+/// A cell of a Markdown table.
+std::string cell(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '|' || c == '*' || c == '<') out += '\\';
+    out += c;
+  }
+  return out;
+}
+
+std::string meaning(const Field& field) {
+  return field.help +
+         (field.when.means ? fmt::format(" Only where {}.", field.when.means) : std::string());
+}
+
+std::string grid_text(const QuantSpec& spec, bool quantized, const std::string& row_word) {
+  if (!quantized) return "not quantized";
+  const std::string per = spec.per == Per::group    ? fmt::format("group of {}", spec.group)
+                          : spec.per == Per::tensor ? "tensor"
+                                                    : row_word;
+  return fmt::format("int{}, codes {} to {}, a scale per {} ({}, {})", spec.bits, spec.qmin(),
+                     spec.qmax(), per, word_of(spec.rule), word_of(spec.scale_type));
+}
+
+constexpr const char* kIntroduction =
+    R"(# Recipes
+
+A recipe is a YAML file that says everything about one run: `qat-train recipes/quickstart.yaml`.
+This page is generated from the field table in `recipes/run/recipe/field_table.cpp`
+(`QAT_UPDATE_REFERENCE=1 build/bin/test_recipe` writes it); so are `qat-train --help-recipe` and
+`recipe.schema.json`. An editor that knows YAML schemas completes and checks keys in a file that
+begins with `# yaml-language-server: $schema=recipe.schema.json`.
+
+| recipe | what it does |
+| --- | --- |
+| `quickstart.yaml` | SmolLM2-135M-Instruct to 8-bit weights and activations, a few minutes on a CPU |
+| `stories-w8a8.yaml` | the same path for a 260K-parameter story model, in under a minute |
+| `smollm2-w4a8.yaml` | SmolLM2-135M-Instruct to 4-bit weights and 8-bit activations |
+| `pretrain-tiny.yaml` | a small story model from nothing, quantized in the last third |
+
+## How a recipe is read
+
+- Keys are nested maps; `--set train.steps=20` (the value is YAML) overrides one after the file is
+  read. A key of the file that such an option makes meaningless is dropped with a warning:
+  `--set distill=none` also drops the file's `distill.kl`.
+- Where a section's text says so, a single value may stand for its map: `distill: self` is
+  `distill: {teacher: self}`. Where a list is expected, one value stands for a list of one.
+- Paths are relative to the directory the command runs in, not to the recipe. `~/`, `$NAME` and
+  `${NAME}` are expanded in them; `$$` is a dollar sign.
+- Switches are `true` or `false` (or `on`, `off`); `yes` and `no` are refused. Numbers are decimal:
+  `1e-4` and `0.0001` are the same, `0x10` and `.nan` are refused.
+- Anchors, aliases, merges (`<<`), tags and a second document are refused, and so is a key that is
+  unknown, stands twice, or has no effect beside the others. Every refusal is one line,
+  `file:line: key: expected ..., got ...; what to do`, and the exit code is 2.
+- The run directory's `recipe.yaml` is the recipe with every default filled in. A run goes on only
+  with the same values of the keys that are marked *fixed* below, unless `resume_allow` names them;
+  the other keys never change the numbers of a run and may differ.
+)";
+
+std::string preset_table() {
+  std::string out =
+      "\n## Presets\n\n`quantize.preset` names what a deployment target multiplies; each key under "
+      "`quantize.weights`\nand `quantize.activations` overrides one field of it. A preset's group "
+      "that does not divide a\nmatrix's rows falls back for that matrix; a group written by hand "
+      "is refused there.\n\n| preset | for | weights | activations |\n| --- | --- | --- | --- |\n";
+  for (const auto& preset : presets())
+    out += fmt::format(
+        "| `{}` | {}: {} | {} | {} |\n", preset.name, preset.target, cell(preset.description),
+        grid_text(preset.weights.spec(), preset.weights.bits.has_value(), "output channel"),
+        grid_text(preset.activations.spec(), preset.activations.bits.has_value(), "token"));
+  return out;
+}
+
+std::string section_heading(const std::string& key) {
+  if (key.empty()) return "\n## The run\n";
+  const Section& section = *find_section(key);
+  std::string out = fmt::format("\n## {}\n\n{}", key, section.help);
+  if (!section.short_for.empty())
+    out += fmt::format(" A single value stands for `{}`.", section.short_for);
+  return out + "\n";
+}
+
+}  // namespace
+
+std::string recipe_help() {
+  constexpr size_t kWidth = 100;
+  std::string out;
+  std::string before = "?";
+  for (const auto& field : recipe_fields()) {
+    const std::string section = section_of(field.key);
+    if (section != before && !section.empty())
+      out += fmt::format("\n{}", wrapped(section + ": " + find_section(section)->help, 0, kWidth));
+    if (section != before && section.empty()) out += "\n";
+    before = section;
+    out += fmt::format("  {}\n", field.key);
+    out +=
+        wrapped(fmt::format("{}; {}{}", expectation(field),
+                            field.need == Need::required ? "" : "default: ", default_text(field)),
+                6, kWidth);
+    out += wrapped(meaning(field), 6, kWidth);
+  }
+  out += "\nPresets (quantize.preset):\n";
+  for (const auto& preset : presets()) {
+    out += fmt::format("  {}\n", preset.name);
+    out += wrapped(preset.description, 6, kWidth);
+  }
+  return out;
+}
+
+std::string recipe_reference() {
+  std::string out = kIntroduction;
+  out += preset_table();
+  // Keys at the top stand in several places of the table, but under one heading here.
+  std::vector<std::string> sections = {""};
+  for (const auto& section : recipe_sections()) sections.push_back(section.key);
+  for (const auto& section : sections) {
+    std::string rows;
+    for (const auto& field : recipe_fields()) {
+      if (section_of(field.key) != section) continue;
+      rows += fmt::format("| `{}` | {} | {} | {} | {} |\n", field.key, cell(expectation(field)),
+                          cell(default_text(field)), field.matters == Matters::yes ? "fixed" : "",
+                          cell(meaning(field)));
+    }
+    if (rows.empty()) continue;
+    out += section_heading(section) +
+           "\n| key | takes | default | resume | meaning |\n| --- | --- | --- | --- | --- |\n" +
+           rows;
+  }
+  return out;
+}
+
+}  // namespace qat::recipe

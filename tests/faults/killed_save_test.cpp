@@ -1,0 +1,181 @@
+// A1, A2: a process killed while it saves, at random moments and at each system call of a save.
+// What a start then finds is the step before or the step itself, whole, never a mixture.
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <map>
+#include <random>
+#include <set>
+#include <sstream>
+#include <thread>
+
+#include "engine/train/run_lock.h"
+#include "tests/faults/checkpoint_fixture.h"
+
+namespace qat {
+namespace {
+
+namespace fs = std::filesystem;
+using Arguments = std::vector<std::string>;
+
+constexpr int64_t kSize = 1'200'000;  // floats: one large write, and small ones gathered
+
+std::string program() {
+  return fs::read_symlink("/proc/self/exe").parent_path() / "save_checkpoints";
+}
+
+pid_t start(const Arguments& arguments) {
+  const pid_t child = fork();
+  if (child != 0) return child;
+  setpgid(0, 0);
+  const int null = open("/dev/null", O_RDWR);
+  for (int descriptor : {0, 1, 2}) dup2(null, descriptor);
+  std::vector<char*> pointers;
+  for (const std::string& argument : arguments)
+    pointers.push_back(const_cast<char*>(argument.c_str()));
+  pointers.push_back(nullptr);
+  execvp(pointers[0], pointers.data());
+  _exit(127);
+}
+
+int wait_for(pid_t child) {
+  int status = 0;
+  waitpid(child, &status, 0);
+  return status;
+}
+
+bool ended_well(int status) {
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+class KilledSave : public CheckpointFixture {
+ protected:
+  KilledSave() {
+    CheckpointWriter writer(directory_, options());
+    for (int64_t step : {10, 20}) save(writer, step, kSize);
+  }
+  Arguments saving(int64_t first, int64_t count) const {
+    return {program(), directory_, std::to_string(first), std::to_string(count),
+            std::to_string(kSize)};
+  }
+  /// The newest checkpoint, after a look that all is as it must be after any kill.
+  int64_t survivor() const {
+    const FoundCheckpoint found = find_checkpoint(directory_);
+    if (!found.checkpoint) return -1;
+    EXPECT_TRUE(is_of_one_step(*found.checkpoint, kSize));
+    EXPECT_TRUE(found.skipped.empty()) << found.skipped[0].reason;
+    int whole = 0;
+    for (const auto& entry : fs::directory_iterator(directory_)) {
+      if (entry.path().extension() != "" || !fs::exists(entry.path() / "manifest.json")) continue;
+      EXPECT_NO_THROW(Checkpoint::load(entry.path()));
+      ++whole;
+    }
+    EXPECT_GE(whole, 2) << "at least two whole ones stay";
+    return found.checkpoint->step();
+  }
+  size_t directories() const { return names().size(); }
+};
+class fault_A1 : public KilledSave {};
+class fault_A2 : public KilledSave {};
+
+TEST_F(fault_A1, KilledAtRandomMoments) {
+  std::mt19937 random(11);
+  int64_t newest = 20;
+  int moved = 0;
+  for (int round = 0; round < 60; ++round) {
+    const pid_t child = start(saving(newest + 10, 1000));
+    std::this_thread::sleep_for(std::chrono::microseconds(random() % 120'000));
+    kill(child, SIGKILL);
+    const int status = wait_for(child);
+    ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
+        << "it saves until it is killed";
+    const int64_t found = survivor();
+    ASSERT_GE(found, newest) << "round " << round;
+    ASSERT_EQ(found % 10, 0);
+    moved += found > newest;
+    newest = found;
+  }
+  EXPECT_GT(moved, 10) << "the kills must fall into saves";
+  ASSERT_TRUE(ended_well(wait_for(start(saving(newest + 10, 1)))));
+  EXPECT_EQ(directories(), 2u) << "leftovers are removed";
+}
+
+class Strace {
+ public:
+  static constexpr const char* kCalls =
+      "openat,write,writev,pwrite64,ftruncate,fsync,fdatasync,mkdir,rename,renameat,renameat2,"
+      "unlink,"
+      "unlinkat,close";
+
+  static bool works() { return ended_well(wait_for(start({"strace", "-o", "/dev/null", "true"}))); }
+
+  /// How often a command makes each call.
+  static std::map<std::string, int> count(const Arguments& command, const std::string& log) {
+    Arguments traced = {"strace", "-f", "-e", std::string("trace=") + kCalls, "-o", log};
+    traced.insert(traced.end(), command.begin(), command.end());
+    EXPECT_TRUE(ended_well(wait_for(start(traced))));
+    std::map<std::string, int> calls;
+    std::ifstream in(log);
+    for (std::string line; std::getline(in, line);) {
+      std::istringstream words(line);
+      std::string process, call;
+      words >> process >> call;
+      const size_t parenthesis = call.find('(');
+      if (parenthesis != std::string::npos) ++calls[call.substr(0, parenthesis)];
+    }
+    return calls;
+  }
+
+  /// True if the command was killed at its k-th such call; false if it ended well before.
+  static bool kill_at(const Arguments& command, const std::string& call, int k) {
+    Arguments traced = {"strace", "-f",
+                        "-e",     "trace=" + call,
+                        "-e",     "inject=" + call + ":signal=KILL:when=" + std::to_string(k),
+                        "-o",     "/dev/null"};
+    traced.insert(traced.end(), command.begin(), command.end());
+    const int status = wait_for(start(traced));
+    if (ended_well(status)) return false;
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << status;
+    return true;
+  }
+};
+
+TEST_F(fault_A2, KilledAtEachSystemCallOfASave) {
+  if (!Strace::works()) GTEST_SKIP() << "strace is not installed or may not trace here";
+  const std::string log = folder_ / "strace.log";
+  const auto without = Strace::count(saving(0, 0), log);
+  std::set<std::string> killed_at;
+  int kills = 0;
+  int64_t newest = 20;
+  std::istringstream calls(Strace::kCalls);
+  for (std::string call; std::getline(calls, call, ',');) {
+    const auto before = without.find(call);
+    // From the last call of the bare start on: the saves that follow differ by what they clean up.
+    for (int k = before == without.end() ? 1 : before->second;; ++k) {
+      SCOPED_TRACE(call + " " + std::to_string(k));
+      const bool killed = Strace::kill_at(saving(newest + 10, 1), call, k);
+      const int64_t found = survivor();
+      ASSERT_TRUE(found == newest || found == newest + 10) << found << " after " << newest;
+      newest = found;
+      if (HasFailure()) return;
+      if (!killed) {
+        ASSERT_EQ(directories(), 2u) << "what the kills left is removed by the save that passes";
+        break;
+      }
+      ++kills;
+      killed_at.insert(call);
+    }
+  }
+  EXPECT_GT(kills, 30);
+  for (const char* call : {"openat", "write", "fsync", "mkdir", "unlinkat", "close"})
+    EXPECT_TRUE(killed_at.contains(call)) << call;
+  EXPECT_TRUE(killed_at.contains("rename") || killed_at.contains("renameat") ||
+              killed_at.contains("renameat2"));
+  std::printf("killed at %d system calls\n", kills);
+}
+
+}  // namespace
+}  // namespace qat

@@ -1,0 +1,284 @@
+// Recipes that must be refused (faults E8 and A16): exit code 2, one line that begins with the
+// place and the key and says what was expected.
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+
+#include "engine/core/error.h"
+#include "recipes/run/recipe/recipe.h"
+
+namespace qat::recipe {
+namespace {
+
+const std::string kGood = "model: m\nout: o\ndata: {train: [t.txt]}\ntrain: {steps: 10}\n";
+
+std::string refusal(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Exit::refused) << error.what();
+    const std::string line = error.what();
+    EXPECT_EQ(line.find('\n'), std::string::npos) << line;
+    EXPECT_LT(line.size(), 1000u) << line;
+    return line;
+  }
+  return "accepted";
+}
+
+std::string refusal_of(const std::string& text, const std::vector<std::string>& set = {}) {
+  return refusal([&] {
+    std::vector<RecipeOverride> options;
+    for (const auto& argument : set) options.push_back(set_option(argument));
+    parse_recipe(text, "r.yaml", options);
+  });
+}
+
+/// `more` is added to a good recipe of four lines; the refusal begins with `start` and holds
+/// `part`.
+struct BadCase {
+  const char *name, *more, *start, *part;
+};
+void PrintTo(const BadCase& bad, std::ostream* out) {
+  *out << bad.name;
+}
+
+class BadRecipe : public testing::TestWithParam<BadCase> {};
+
+TEST_P(BadRecipe, IsRefusedByPlaceAndKey) {
+  const BadCase& bad = GetParam();
+  const std::string line = refusal_of(kGood + bad.more);
+  EXPECT_TRUE(line.starts_with(bad.start)) << line;
+  EXPECT_NE(line.find(bad.part), std::string::npos) << line;
+}
+
+const BadCase kYaml[] = {
+    {"alias", "seed: *a\n", "r.yaml:5: ", "anchor"},
+    {"anchor", "seed: &a 1\n", "r.yaml:5: ", "anchor"},
+    {"billion_laughs", "a: &a [x, x]\nb: &b [*a, *a, *a]\nc: &c [*b, *b, *b]\n",
+     "r.yaml:5: ", "anchor"},
+    {"self_alias", "data: &a [*a]\n", "r.yaml:5: ", ""},
+    {"duplicate_key", "seed: 1\nseed: 2\n", "r.yaml:6: seed: ", "first at r.yaml:5"},
+    {"duplicate_nested", "distill:\n  kl: 1.0\n  kl: 2.0\n", "r.yaml:7: kl: ", "remove one"},
+    {"duplicate_section", "train: {batch: 2}\n", "r.yaml:5: train: ", "first at r.yaml:4"},
+    {"merge", "distill: {<<: {kl: 1.0}}\n", "r.yaml:5: <<: ", "merge"},
+    {"tab", "distill:\n\tkl: 1.0\n", "r.yaml:6: ", "tab"},
+    {"tab_after_spaces", "distill:\n  \tkl: 1.0\n", "r.yaml:6: ", "tab"},
+    {"tag", "seed: !!int 3\n", "r.yaml:5: ", "tag"},
+    {"custom_tag", "seed: !secret 3\n", "r.yaml:5: ", "tag"},
+    {"second_document", "---\nseed: 2\n", "r.yaml:5: ", "second"},
+    {"map_as_key", "? {a: b}\n: 3\n", "r.yaml:5: ", "expected a key"},
+    {"null_key", "~: 3\n", "r.yaml:5: ", "expected a key"},
+    {"open_quote", "out2: \"abc\n", "r.yaml:", "expected YAML"},
+    {"open_bracket", "export: [hf\n", "r.yaml:", "expected YAML"},
+    {"bad_indentation", "distill:\n   kl: 1.0\n  temperature: 1.0\n", "r.yaml:7: ", ""},
+    {"latin1", "seed: \xE9\n", "r.yaml:5: ", "UTF-8, got the byte 0xE9"},
+    {"overlong", "seed: \xC0\xAF\n", "r.yaml:5: ", "UTF-8"},
+    {"surrogate", "seed: \xED\xA0\x80\n", "r.yaml:5: ", "UTF-8"},
+    {"cut_character", "seed: \xE2\x82", "r.yaml:5: ", "UTF-8"},
+    {"control", "seed: \x01\n", "r.yaml:5: ", "control character 0x01"},
+};
+INSTANTIATE_TEST_SUITE_P(Yaml, BadRecipe, testing::ValuesIn(kYaml),
+                         [](const auto& info) { return info.param.name; });
+
+const BadCase kKeys[] = {
+    {"misspelt_section", "distil:\n  kl: 1.0\n", "r.yaml:5: distil: ", "did you mean distill?"},
+    {"misspelt_nested", "checkpoint: {evry: 5}\n",
+     "r.yaml:5: checkpoint.evry: ", "did you mean checkpoint.every?"},
+    {"other_case", "Seed: 5\n", "r.yaml:5: Seed: ", "did you mean seed?"},
+    {"known_elsewhere", "lr: 0.1\n", "r.yaml:5: lr: ", "did you mean train.learning_rate?"},
+    {"another_section", "batch: 8\n", "r.yaml:5: batch: ", "did you mean train.batch?"},
+    {"nickname", "generate: {max_new_tokens: 8}\n",
+     "r.yaml:5: generate.max_new_tokens: ", "did you mean generate.max_tokens?"},
+    {"nothing_near", "distill: {zzzzzzz: 8}\n",
+     "r.yaml:5: distill.zzzzzzz: ", "distill takes teacher, kl, cross_entropy, temperature"},
+    {"dotted", "distill.kl: 1.0\n", "r.yaml:5: distill.kl: ", "nested"},
+    {"number_as_key", "5: 1.0\n", "r.yaml:5: 5: ", "unknown"},
+    {"strange_key", "\"a\\nb\": 1.0\n", "r.yaml:5: \"a\\x0Ab\": ", "unknown"},
+    {"section_without_short_form", "checkpoint: {keep: 3}\nquantize:\n",
+     "r.yaml:6: quantize: ", "expected a map, got nothing"},
+    {"list_for_a_section", "quantize: [w8a8]\n", "r.yaml:5: quantize.preset: ", "got a list"},
+};
+INSTANTIATE_TEST_SUITE_P(Keys, BadRecipe, testing::ValuesIn(kKeys),
+                         [](const auto& info) { return info.param.name; });
+
+const BadCase kValues[] = {
+    {"word_for_number", "distill: {kl: \"fast\"}\n",
+     "r.yaml:5: distill.kl: ", "a number from 0 to 1000000, got \"fast\""},
+    {"quoted_number", "seed: \"7\"\n", "r.yaml:5: seed: ", "remove the quotes"},
+    {"fraction", "seed: 1.5\n", "r.yaml:5: seed: ", "without a point"},
+    {"exponent", "seed: 1e3\n", "r.yaml:5: seed: ", "without a point or an exponent"},
+    {"hexadecimal", "seed: 0x10\n", "r.yaml:5: seed: ", "got 0x10; write it in decimal"},
+    {"octal", "seed: 010\n", "r.yaml:5: seed: ", "leading zero"},
+    {"octal_number", "distill: {kl: 01}\n", "r.yaml:5: distill.kl: ", "leading zero"},
+    {"underscore", "seed: 1_000\n", "r.yaml:5: seed: ", "got 1_000"},
+    {"nan", "distill: {kl: .nan}\n", "r.yaml:5: distill.kl: ", "got .nan"},
+    {"infinity", "distill: {kl: .inf}\n", "r.yaml:5: distill.kl: ", "got .inf"},
+    {"nan_word", "distill: {kl: nan}\n", "r.yaml:5: distill.kl: ", "got nan"},
+    {"hexadecimal_number", "distill: {kl: 0x1p3}\n", "r.yaml:5: distill.kl: ", "decimal"},
+    {"overflow", "distill: {kl: 1e999}\n", "r.yaml:5: distill.kl: ", "got 1e999"},
+    {"whole_overflow", "seed: 99999999999999999999\n", "r.yaml:5: seed: ", "9007199254740992"},
+    {"too_small", "checkpoint: {keep: 1}\n", "r.yaml:5: checkpoint.keep: ", "from 2 to"},
+    {"negative", "threads: -1\n", "r.yaml:5: threads: ", "from 0 to 4096, got -1"},
+    {"excluded_bound", "distill: {teacher: self, temperature: 0}\n",
+     "r.yaml:5: distill.temperature: ", "above 0"},
+    {"not_a_choice", "quantize: {weights: 9}\n",
+     "r.yaml:5: quantize.weights.bits: ", "none or a whole number from 2 to 8, got 9"},
+    {"toggle_yes", "data2: 1\n", "r.yaml:5: data2: ", "did you mean data?"},
+    {"wrong_word", "backend: gpu\n",
+     "r.yaml:5: backend: ", "one of auto, cpu, cuda, got gpu; did you mean cpu?"},
+    {"list_for_a_scalar", "seed: [1]\n", "r.yaml:5: seed: ", "got a list"},
+    {"map_for_a_scalar", "seed: {a: 1}\n", "r.yaml:5: seed: ", "got a map"},
+    {"nothing", "seed:\n", "r.yaml:5: seed: ", "got nothing; write a value, or remove the key"},
+    {"null", "seed: null\n", "r.yaml:5: seed: ", "got nothing"},
+    {"list_in_a_list", "export: [[hf]]\n", "r.yaml:5: export: ", "got a list"},
+    {"wrong_word_in_a_list", "export:\n  - hf\n  - hff\n",
+     "r.yaml:7: export: ", "did you mean hf?"},
+    {"twice_in_a_list", "export: [hf, hf]\n", "r.yaml:5: export: ", "twice"},
+    {"layers_reversed", "quantize: {preset: w8a8, layers: [5-3]}\n",
+     "r.yaml:5: quantize.layers: ", "lower layer first"},
+    {"layers_negative", "quantize: {preset: w8a8, layers: [-1]}\n",
+     "r.yaml:5: quantize.layers: ", "got -1"},
+    {"layers_huge", "quantize: {layers: [99999999999999999999]}\n",
+     "r.yaml:5: quantize.layers: ", "write a layer"},
+    {"resume_allow_unknown", "resume_allow: [train.stps]\n",
+     "r.yaml:5: resume_allow: ", "train.stps"},
+    {"empty_path", "resume: \"\"\n", "r.yaml:5: resume: ", "write a value"},
+    {"unset_variable", "resume: $QAT_NO_SUCH_VARIABLE/x\n",
+     "r.yaml:5: resume: ", "QAT_NO_SUCH_VARIABLE"},
+    {"open_variable", "resume: ${HOME\n", "r.yaml:5: resume: ", "${NAME}"},
+    {"lone_dollar", "resume: a$\n", "r.yaml:5: resume: ", "$$"},
+    {"other_home", "resume: ~root/x\n", "r.yaml:5: resume: ", "only ~/"},
+};
+INSTANTIATE_TEST_SUITE_P(Values, BadRecipe, testing::ValuesIn(kValues),
+                         [](const auto& info) { return info.param.name; });
+
+const BadCase kTogether[] = {
+    {"group_without_bits", "quantize: {weights: {group: 32}}\n",
+     "r.yaml:5: quantize.weights.group: ", "quantize.weights.bits"},
+    {"group_per_channel", "quantize: {preset: w8a8, weights: {group: 32, per: channel}}\n",
+     "r.yaml:5: quantize.weights.group: ", "quantize.weights.per is group"},
+    {"per_group_alone", "quantize: {preset: w8a8, weights: {per: group}}\n",
+     "r.yaml:5: quantize.weights.per: ", "quantize.weights.group"},
+    {"range_of_asymmetric", "quantize: {weights: {bits: 8, symmetric: false, range: full}}\n",
+     "r.yaml:5: quantize.weights.range: ", "quantize.weights.symmetric is true"},
+    {"amax_of_asymmetric", "quantize: {weights: {bits: 8, symmetric: false, scale: amax}}\n",
+     "r.yaml:5: quantize.weights.scale: ", "min_max"},
+    {"signed_max_strict", "quantize: {weights: {bits: 4, scale: signed_max}}\n",
+     "r.yaml:5: quantize.weights.scale: ", "range: full"},
+    {"static_per_token",
+     "quantize:\n  activations:\n    bits: 8\n    dynamic: false\n    per: token\n",
+     "r.yaml:9: quantize.activations.per: ", "dynamic"},
+    {"no_matrix", "quantize: {preset: w8a8, include: []}\n",
+     "r.yaml:5: quantize.include: ", "at least one"},
+    {"percentile_of_min_max", "quantize: {preset: w8a8, calibrate: {percentile: 99.0}}\n",
+     "r.yaml:5: quantize.calibrate.percentile: ", "quantize.calibrate.range is percentile"},
+    {"kl_without_teacher", "distill: {teacher: none, kl: 1.0}\n",
+     "r.yaml:5: distill.kl: ", "distill.teacher"},
+    {"no_loss", "distill: {teacher: self, kl: 0}\n",
+     "r.yaml: distill.cross_entropy: ", "distill.kl"},
+    {"no_held_out_text", "evaluate: [perplexity]\n", "r.yaml:5: evaluate.metrics: ", "data.eval"},
+    {"integers_of_nothing", "export: [compressed-tensors]\n",
+     "r.yaml:5: export: ", "quantized weights"},
+};
+
+INSTANTIATE_TEST_SUITE_P(Together, BadRecipe, testing::ValuesIn(kTogether),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(RefusedRecipe, WholeFiles) {
+  EXPECT_TRUE(refusal_of("").starts_with("r.yaml: expected a recipe, got an empty file"));
+  EXPECT_TRUE(refusal_of("# nothing\n").starts_with("r.yaml: expected a recipe"));
+  EXPECT_TRUE(refusal_of("- a\n- b\n").starts_with("r.yaml:1: expected a map of keys"));
+  EXPECT_TRUE(refusal_of("hello\n").starts_with("r.yaml:1: expected a map of keys"));
+  EXPECT_NE(refusal_of(std::string("out: a\0b\n", 9)).find("0x00"), std::string::npos);
+  EXPECT_NE(refusal_of("\xFF\xFEo\0u\0").find("UTF-16"), std::string::npos);
+  EXPECT_EQ(refusal_of("\xEF\xBB\xBF" + kGood), "accepted") << "YAML allows a UTF-8 mark";
+}
+
+TEST(RefusedRecipe, MissingKeysAreNamed) {
+  EXPECT_TRUE(refusal_of("out: o\n").starts_with("r.yaml: model.from: expected scratch or a path"));
+  EXPECT_TRUE(refusal_of("model: m\n").starts_with("r.yaml: out: expected a path, got nothing"));
+  EXPECT_TRUE(refusal_of("model: m\nout: o\n").starts_with("r.yaml: train.steps: expected"));
+  EXPECT_TRUE(
+      refusal_of("model: m\nout: o\ntrain: {steps: 1}\n").starts_with("r.yaml: data.train"));
+  EXPECT_EQ(refusal_of("model: m\nout: o\ntrain: {steps: 0}\n"), "accepted");
+  EXPECT_TRUE(refusal_of("model: scratch\nout: o\ntrain: {steps: 1}\n")
+                  .starts_with("r.yaml: model.tokenizer: expected a path where model.from is"));
+}
+
+TEST(RefusedRecipe, TogglesAreTrueOrFalse) {
+  const auto fuse = [](const std::string& value) {
+    return refusal_of("model: m\nout: o\ndata: {train: t}\ntrain: {steps: 1, fuse: " + value +
+                      "}\n");
+  };
+  EXPECT_EQ(fuse("yes"), "r.yaml:4: train.fuse: expected true or false, got yes; write true");
+  EXPECT_EQ(fuse("No"), "r.yaml:4: train.fuse: expected true or false, got No; write false");
+  EXPECT_EQ(fuse("\"true\""),
+            "r.yaml:4: train.fuse: expected true or false, got \"true\"; write true");
+  EXPECT_EQ(fuse("0"), "r.yaml:4: train.fuse: expected true or false, got 0; write false");
+  for (const char* good : {"true", "false", "on", "off"}) EXPECT_EQ(fuse(good), "accepted");
+}
+
+TEST(RefusedRecipe, NumbersAreDecimal) {
+  const auto rate = [](const std::string& value) {
+    return parse_recipe(
+               "model: m\nout: o\ndata: {train: t}\ntrain:\n  steps: 1\n  learning_rate: " + value +
+                   "\n",
+               "r.yaml")
+        .train.learning_rate;
+  };
+  EXPECT_EQ(rate("1e-4"), 1e-4);
+  EXPECT_EQ(rate("1.0e-4"), 1e-4);
+  EXPECT_EQ(rate(".5"), 0.5);
+  EXPECT_EQ(rate("+2"), 2.0);
+  EXPECT_EQ(rate("1.E-2"), 0.01);
+  EXPECT_EQ(rate("0"), 0.0);
+}
+
+TEST(RefusedRecipe, OptionsAreNamed) {
+  EXPECT_TRUE(refusal_of(kGood, {"trian.steps=1"}).starts_with("--set trian.steps: "));
+  EXPECT_NE(refusal_of(kGood, {"train.stesp=1"}).find("did you mean train.steps?"),
+            std::string::npos);
+  EXPECT_TRUE(refusal_of(kGood, {"train.steps="}).starts_with("--set train.steps: expected"));
+  EXPECT_TRUE(refusal_of(kGood, {"train.steps"}).starts_with("--set: expected key=value"));
+  EXPECT_TRUE(refusal_of(kGood, {"=1"}).starts_with("--set: expected key=value"));
+  EXPECT_TRUE(refusal_of(kGood, {"train.steps=[1"}).starts_with("--set train.steps: expected"));
+  EXPECT_TRUE(refusal_of(kGood, {"train={steps: 1, x: 2}"})
+                  .starts_with("--set train: train.x: expected a key"));
+  EXPECT_TRUE(refusal_of(kGood, {"train.steps=&a 1"}).starts_with("--set train.steps: expected"));
+  EXPECT_TRUE(refusal_of(kGood, {std::string("train.steps=\xFF")})
+                  .starts_with("--set train.steps: expected UTF-8"));
+  EXPECT_EQ(parse_recipe(kGood, "r.yaml", {literal_option("--out", "out", "a: [b")}).out, "a: [b");
+}
+
+TEST(RefusedRecipe, OutMustNotLieInTheModel) {
+  const std::string rest = "data: {train: [t.txt]}\ntrain: {steps: 10}\n";
+  for (const char* out : {"m", "m/run", "./m/../m/x", "x/../m"})
+    EXPECT_TRUE(refusal_of(fmt::format("model: m\nout: {}\n{}", out, rest))
+                    .starts_with("r.yaml:2: out: expected a directory outside the model's"))
+        << out;
+  EXPECT_EQ(refusal_of("model: m\nout: m2\n" + rest), "accepted");
+  EXPECT_EQ(refusal_of("model: a/m.gguf\nout: a/run\n" + rest), "accepted");
+}
+
+TEST(RefusedRecipe, PathsThatAreNotFiles) {
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / ("qat_recipe_" + std::to_string(getpid()));
+  std::filesystem::create_directories(folder);
+  const auto load = [](const std::string& path) { return refusal([&] { load_recipe(path); }); };
+  EXPECT_NE(load(folder / "none.yaml").find("no such file"), std::string::npos);
+  EXPECT_NE(load(folder).find("a directory"), std::string::npos);
+  const std::string fifo = folder / "fifo";
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  EXPECT_NE(load(fifo).find("not a file"), std::string::npos);
+  EXPECT_NE(load("/dev/zero").find("not a file"), std::string::npos);
+  EXPECT_EQ(load(folder / "a\nb.yaml").find('\n'), std::string::npos);
+  std::filesystem::remove_all(folder);
+}
+
+}  // namespace
+}  // namespace qat::recipe
