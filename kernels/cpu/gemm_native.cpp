@@ -5,16 +5,15 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <memory>
-#include <vector>
 
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/workspace.h"
 
 namespace qat::cpu {
 namespace {
 
 constexpr int64_t kPanel = 32;
-constexpr int64_t kBlockN = 1536;  ///< packed b of a block: 3 MB of bf16
+constexpr int64_t kBlockN = 768;   ///< packed b of a block: 1.5 MB of bf16
 constexpr int64_t kBlockM = 1024;  ///< rows whose partial sums are kept when K has several blocks
 constexpr int64_t kGroupPanels = 12;  ///< fewest panels a task takes when columns are split too
 
@@ -29,21 +28,6 @@ const GemmEngine& engine_for(DType in) {
   if (level >= Isa::avx512) return gemm_engine_avx512();
   return level == Isa::avx2 ? gemm_engine_avx2() : gemm_engine_sse2();
 }
-
-/// Memory of a thread that grows to the most it was asked for.
-class Workspace {
- public:
-  std::byte* get(size_t bytes) {
-    constexpr size_t kAlign = 4096;
-    if (buffer_.size() < bytes + kAlign) buffer_.resize(bytes + kAlign);
-    void* at = buffer_.data();
-    size_t space = buffer_.size();
-    return static_cast<std::byte*>(std::align(kAlign, bytes, at, space));
-  }
-
- private:
-  std::vector<std::byte> buffer_;
-};
 
 Workspace& block_workspace() {
   static thread_local Workspace workspace;

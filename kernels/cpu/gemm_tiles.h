@@ -42,16 +42,22 @@ struct alignas(64) TileShape {
 class TileScope {
  public:
   TileScope() {
-    const TileShape shape;
-    _tile_loadconfig(&shape);
+    static constexpr TileShape kShape;
+    _tile_loadconfig(&kShape);
   }
   ~TileScope() { _tile_release(); }
   TileScope(const TileScope&) = delete;
   TileScope& operator=(const TileScope&) = delete;
 };
 
+/// GCC 12's tile intrinsics do not tell the compiler that they read and write memory.
+QAT_INLINE void memory_barrier() {
+  asm volatile("" ::: "memory");
+}
+
 QAT_INLINE void multiply_tile(const Element* a, int64_t lda, const Element* b, int64_t k, float* c,
                               int64_t ldc, Start start) {
+  memory_barrier();
   float* c_low = c + 16 * ldc;
   const int64_t c_stride = ldc * 4, a_stride = lda * 2;
   if (start == Start::zero) {
@@ -65,7 +71,13 @@ QAT_INLINE void multiply_tile(const Element* a, int64_t lda, const Element* b, i
     _tile_loadd(2, c_low, c_stride);
     _tile_loadd(3, c_low + 16, c_stride);
   }
+  int64_t row = 0;
   for (int64_t i = 0; i < k; i += 32) {
+    // The sums are stored in one burst at the end: have their lines at hand by then.
+    for (const int64_t end = row + 2; row < end && row < kTile; ++row) {
+      __builtin_prefetch(c + row * ldc, 1);
+      __builtin_prefetch(c + row * ldc + 16, 1);
+    }
     _tile_loadd(4, a + i, a_stride);
     _tile_loadd(6, b + i * kTile, 128);
     _tile_dpbf16ps(0, 4, 6);
@@ -79,6 +91,7 @@ QAT_INLINE void multiply_tile(const Element* a, int64_t lda, const Element* b, i
   _tile_stored(1, c + 16, c_stride);
   _tile_stored(2, c_low, c_stride);
   _tile_stored(3, c_low + 16, c_stride);
+  memory_barrier();
 }
 
 #else
