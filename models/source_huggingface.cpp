@@ -1,10 +1,12 @@
-// A Hugging Face directory: config.json and safetensors, one file or shards.
+// A Hugging Face directory: config.json and safetensors, one file or shards; integer weights of
+// compressed-tensors are dequantized on the way.
 #include <cstring>
 
 #include "engine/core/error.h"
 #include "engine/io/json.h"
 #include "engine/io/printable.h"
 #include "engine/io/safetensors.h"
+#include "models/compressed_weights.h"
 #include "models/families.h"
 #include "models/source_kinds.h"
 
@@ -23,19 +25,27 @@ class HuggingFaceSource : public ModelSource {
   explicit HuggingFaceSource(const std::string& directory) : path_(directory) {
     const std::string file = directory + "/config.json";
     json_ = read_text_file(file, kConfigLimits.bytes);
-    const Json json = parse_json_object(json_, file, kConfigLimits);
-    if (json.contains("quantization_config") && !json["quantization_config"].is_null())
-      refuse("{}: quantization_config: quantized weights are not read", file);
+    Json json = parse_json_object(json_, file, kConfigLimits);
     config_ = config_from_huggingface(json, file);
     weights_ = Safetensors::open_directory(directory);
+    std::vector<SourceTensor> all;
+    if (const auto at = json.find("quantization_config"); at != json.end() && !at->is_null()) {
+      compressed_ = std::make_unique<CompressedWeights>(*at, file, weights_);
+      all = compressed_->tensors();
+      json.erase(at);  // what is read from here is not quantized any more
+      json_ = json.dump(2) + "\n";
+    } else {
+      for (const SafetensorsTensor& tensor : weights_->tensors())
+        all.push_back({tensor.name, tensor.shape});
+    }
     std::vector<SourceTensor> stored;
-    for (const SafetensorsTensor& tensor : weights_->tensors()) {
+    for (const SourceTensor& tensor : all) {
       if (is_buffer(tensor.name)) continue;
       if (tensor.name == "lm_head.weight" && config_.tied_head) {
-        check_tied(tensor);
+        check_tied();
         continue;
       }
-      stored.push_back({tensor.name, tensor.shape});
+      stored.push_back(tensor);
     }
     tensors_ = match_tensors(config_, directory, stored);
     take_dtype();
@@ -47,6 +57,8 @@ class HuggingFaceSource : public ModelSource {
   std::string config_json() const override { return json_; }
 
   void read(const std::string& name, float* out) const override {
+    if (compressed_ && compressed_->is_quantized(name))
+      return dequantize(compressed_->read(name), out);
     const SafetensorsTensor* tensor = weights_->find(name);
     if (!tensor) internal_error("{}: no tensor {}", path_, name);
     weights_->read_floats(*tensor, 0, tensor->shape.count(), out);
@@ -55,10 +67,11 @@ class HuggingFaceSource : public ModelSource {
 
  private:
   // Some writers store the tied head a second time; another matrix there would be lost silently.
-  void check_tied(const SafetensorsTensor& head) const {
+  void check_tied() const {
+    const SafetensorsTensor* head = weights_->find("lm_head.weight");
     const SafetensorsTensor* embedding = weights_->find("model.embed_tokens.weight");
-    if (embedding && embedding->type == head.type && embedding->shape == head.shape &&
-        std::memcmp(weights_->data(*embedding), weights_->data(head), head.bytes) == 0)
+    if (head && embedding && embedding->type == head->type && embedding->shape == head->shape &&
+        std::memcmp(weights_->data(*embedding), weights_->data(*head), head->bytes) == 0)
       return;
     refuse(
         "{}: tie_word_embeddings is true, but lm_head.weight differs from "
@@ -69,12 +82,13 @@ class HuggingFaceSource : public ModelSource {
   // What is stored counts, whatever config.json says.
   void take_dtype() {
     for (const SourceTensor& tensor : tensors_) {
+      if (compressed_ && compressed_->is_quantized(tensor.name)) continue;
       const StoredType type = weights_->find(tensor.name)->type;
       if (type != StoredType::f32 && type != StoredType::f16 && type != StoredType::bf16)
         refuse("{}: tensor {} has dtype {}, expected F32, F16 or BF16", path_, tensor.name,
                name_of(type));
     }
-    switch (weights_->find("model.layers.0.mlp.up_proj.weight")->type) {
+    switch (weights_->find("model.layers.0.input_layernorm.weight")->type) {
       case StoredType::f16:
         config_.dtype = "float16";
         break;
@@ -89,6 +103,7 @@ class HuggingFaceSource : public ModelSource {
   std::string path_, json_;
   ModelConfig config_;
   std::shared_ptr<const Safetensors> weights_;
+  std::unique_ptr<CompressedWeights> compressed_;  // when the linears are stored as codes
   std::vector<SourceTensor> tensors_;
 };
 

@@ -1,0 +1,42 @@
+// One weight matrix as integer codes and scales: what training ends with, what a file of integer
+// weights holds, and what the two are compared by.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/quant_spec.h"
+#include "kernels/view.h"
+
+namespace qat {
+
+/// value[n, k] = (codes[n, k] - zeros[n, g]) * scales[n, g], g the group of column k. The rule and
+/// the scale type of `spec` do not matter here.
+struct QuantizedMatrix {
+  QuantSpec spec;
+  Shape shape;                ///< [rows, columns]
+  std::vector<int8_t> codes;  ///< [rows, columns]
+  std::vector<float> scales;  ///< [rows, groups]; one for Per::tensor
+  std::vector<float> zeros;   ///< as scales, whole numbers; empty when symmetric
+
+  /// Scales in a row (for Per::tensor: in the whole matrix, 1).
+  int64_t groups() const { return spec.groups(shape[1]); }
+  /// Where the scale of an element is.
+  size_t scale_index(int64_t row, int64_t column) const {
+    if (spec.per == Per::tensor) return 0;
+    return size_t(row * groups() + (spec.per == Per::group ? column / spec.group : 0));
+  }
+};
+
+/// Refuses sizes that do not agree, codes and zero points out of range, scales that are not
+/// positive and finite. `name` stands in front of the message.
+void check_matrix(const QuantizedMatrix& matrix, const std::string& name);
+
+/// The values in f32; out has rows * columns elements.
+void dequantize(const QuantizedMatrix& matrix, float* out);
+
+/// "" if codes, scales and zero points are the same bit for bit, else what differs first.
+std::string difference(const QuantizedMatrix& a, const QuantizedMatrix& b);
+
+}  // namespace qat
