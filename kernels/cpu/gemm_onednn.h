@@ -1,4 +1,4 @@
-// int8 products by oneDNN matmul primitives, cached by shape.
+// Products by oneDNN matmul primitives, cached by shape.
 #pragma once
 
 #include "kernels/cpu/gemm.h"
