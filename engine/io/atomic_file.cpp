@@ -54,6 +54,10 @@ void OutputFile::write(const void* data, size_t bytes) {
   }
 }
 
+void OutputFile::start_sync() {
+  sync_file_range(descriptor_, 0, 0, SYNC_FILE_RANGE_WRITE);
+}
+
 void OutputFile::sync() {
   int status;
   do {

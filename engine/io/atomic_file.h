@@ -22,6 +22,9 @@ class OutputFile {
 
   void write(const void* data, size_t bytes);
   void write(std::string_view text) { write(text.data(), text.size()); }
+  /// Asks the system to start writing what it holds back, without waiting: a later sync() of a
+  /// large file then finds most of it done. A hint; it cannot fail.
+  void start_sync();
   /// Returns when the bytes are on the device.
   void sync();
   /// Closes and reports what close() reports (NFS and quotas report here).

@@ -42,10 +42,11 @@ std::vector<std::string> names_in(int descriptor) {
 /// path is for messages; name lies in the open directory `parent`.
 void remove_entry(int parent, const std::string& name, const std::string& path) {
   if (unlinkat(parent, name.c_str(), 0) == 0 || errno == ENOENT) return;
-  if (errno != EISDIR && errno != EPERM) cannot_write("remove", path, errno);
+  const int error = errno;
+  if (error != EISDIR && error != EPERM) cannot_write("remove", path, error);
   {
     const Descriptor directory(openat(parent, name.c_str(), kDirectoryFlags));
-    if (!directory) cannot_write("open the directory", path, errno);
+    if (!directory) cannot_write("remove", path, errno == ENOTDIR ? error : errno);
     // A failure shows again below, as a directory that is not empty.
     if (unlinkat(directory.number(), checkpoint_format::kManifest, 0) == 0)
       fsync(directory.number());

@@ -27,6 +27,7 @@ using checkpoint_format::Prefix;
 using nlohmann::json;
 
 constexpr size_t kChunkBytes = size_t(4) << 20;
+constexpr uint64_t kSyncBytes = uint64_t(64) << 20;  ///< the device starts before the file ends
 
 /// Ends a save that must not be committed.
 struct NotFinite {
@@ -72,6 +73,7 @@ class RankFile {
       flush();
       checksum_.add(data, bytes);
       file_.write(data, bytes);
+      start_sync();
     } else {
       const char* begin = static_cast<const char*>(data);
       gathered_.insert(gathered_.end(), begin, begin + bytes);
@@ -108,6 +110,12 @@ class RankFile {
   }
 
  private:
+  void start_sync() {
+    if (file_.bytes() - syncing_ < kSyncBytes) return;
+    syncing_ = file_.bytes();
+    file_.start_sync();
+  }
+
   void flush() {
     checksum_.add(gathered_.data(), gathered_.size());
     file_.write(gathered_.data(), gathered_.size());
@@ -117,7 +125,7 @@ class RankFile {
   OutputFile file_;
   checkpoint_format::Checksum checksum_;
   std::vector<char> gathered_;
-  uint64_t bytes_ = 0;
+  uint64_t bytes_ = 0, syncing_ = 0;
 };
 
 checkpoint_format::FileEntry write_rank_file(const std::string& directory,
