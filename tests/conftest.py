@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,43 @@ def smollm2() -> Path:
     if not found.is_file():
         pytest.skip("run scripts/fetch model for SmolLM2")
     return found
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder(smollm2) -> Path:
+    """The same model as a Hugging Face directory in float32, made by scripts/gguf_to_hf.py."""
+    folder = smollm2.parent / "hf"
+    if not (folder / "tokenizer.json").is_file():
+        sys.path.insert(0, str(ROOT / "scripts"))
+        import gguf_to_hf
+
+        gguf_to_hf.convert(smollm2, folder)
+    return folder
+
+
+def run_recipe(commands: Commands, recipe: Path, out: Path, *arguments, **options) -> Path:
+    """Trains a recipe into `out`; settings are given as key=value."""
+    sets = [part for setting in arguments for part in ("--set", setting)]
+    commands.run("qat-train", recipe, "--out", out, *sets, **options)
+    return out
+
+
+@pytest.fixture(scope="session")
+def short_run(commands, data, tmp_path_factory) -> Path:
+    """recipes/stories-w8a8.yaml, cut to 24 steps."""
+    out = tmp_path_factory.mktemp("runs") / "stories"
+    return run_recipe(
+        commands, ROOT / "recipes" / "stories-w8a8.yaml", out, "train.steps=24",
+        "train.warmup_bf16=4", "train.enable.every=3", "checkpoint.every=8",
+        "export=[hf,hf-master,compressed-tensors]",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def ptq_run(commands, data, tmp_path_factory) -> Path:
+    """The same recipe with no step at all: the source, quantized."""
+    out = tmp_path_factory.mktemp("runs") / "stories-ptq"
+    return run_recipe(
+        commands, ROOT / "recipes" / "stories-w8a8.yaml", out, "train.steps=0",
+        "train.warmup_bf16=0", "train.schedule.warmup=0", "export=[hf,hf-master,compressed-tensors]",
+    )  # fmt: skip

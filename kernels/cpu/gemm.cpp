@@ -1,13 +1,12 @@
 // Chooses the engine of a product by its types and the instruction set.
 #include "kernels/cpu/gemm.h"
 
-#include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <string>
 
+#include "kernels/cpu/gemm_native.h"
 #include "kernels/cpu/gemm_onednn.h"
-#include "kernels/cpu/gemm_plain.h"
-#include "kernels/cpu/gemm_widened.h"
 #include "kernels/cpu/isa.h"
 
 namespace qat::cpu {
@@ -22,34 +21,6 @@ void check(const Gemm& g) {
                            name_of(g.out) + (g.accumulate ? " with accumulation" : ""));
 }
 
-/// oneDNN splits K by the number of threads (AMX; small M on AVX2), which changes the rounding. So
-/// each of its calls is one thread's and covers a piece that depends on the shape only.
-void gemm_pieces(const Gemm& g, const void* a, const void* b, void* c, int threads) {
-  constexpr int64_t kRows = 256, kCols = 512;
-  const int64_t pieces_m = (g.m + kRows - 1) / kRows, pieces_n = (g.n + kCols - 1) / kCols;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-  for (int64_t piece = 0; piece < pieces_m * pieces_n; ++piece) {
-    const int64_t m0 = piece % pieces_m * kRows, n0 = piece / pieces_m * kCols;
-    Gemm part = g;
-    part.m = std::min(kRows, g.m - m0);
-    part.n = std::min(kCols, g.n - n0);
-    const int64_t a0 = g.form == MatmulForm::tn ? m0 : m0 * g.lda;
-    const int64_t b0 = g.form == MatmulForm::nt ? n0 * g.ldb : n0;
-    const auto at = [](const void* data, int64_t element, DType type) {
-      return static_cast<const char*>(data) + element * int64_t(size_of(type));
-    };
-    const char* pa = at(a, a0, g.in);
-    const char* pb = at(b, b0, g.in);
-    char* pc = const_cast<char*>(at(c, m0 * g.ldc + n0, g.out));
-    if (gemm_onednn(part, pa, pb, pc, 1)) continue;
-    if (g.in == DType::bf16)
-      gemm_widened(part, pa, pb, pc, 1);
-    else
-      gemm_plain(part, reinterpret_cast<const float*>(pa), reinterpret_cast<const float*>(pb),
-                 reinterpret_cast<float*>(pc));
-  }
-}
-
 }  // namespace
 
 void gemm(const Gemm& g, const void* a, const void* b, void* c, int threads) {
@@ -61,12 +32,9 @@ void gemm(const Gemm& g, const void* a, const void* b, void* c, int threads) {
                   size_t(g.n) * size_of(g.out));
     return;
   }
-  if (g.in == DType::i8) {
-    if (has_exact_int8() && gemm_onednn(g, a, b, c, threads)) return;
-    return gemm_widened(g, a, b, c, threads);
-  }
-  if (g.in == DType::bf16 && !has_bf16()) return gemm_widened(g, a, b, c, threads);
-  gemm_pieces(g, a, b, c, threads);
+  // Integer sums are exact, so oneDNN may cut them as it likes.
+  if (g.in == DType::i8 && has_exact_int8() && gemm_onednn(g, a, b, c, threads)) return;
+  gemm_native(g, a, b, c, threads);
 }
 
 }  // namespace qat::cpu

@@ -1,7 +1,8 @@
-// Dense matrix products for the kernels of this folder: one call, several engines behind it.
-//   oneDNN        f32 everywhere, bf16 with AVX512 BF16, int8 with VNNI or AMX
-//   our AMX code  bf16 with AMX (oneDNN's splits K by thread count there: not the same bits)
-//   widened       bf16 without bf16 instructions, int8 without VNNI: tile by tile through f32
+// Dense matrix products for the kernels of this folder.
+//   f32, bf16  our own packed product (gemm_native): oneDNN splits K by the number of threads (bf16
+//              with AMX, small f32 products on AVX2), which changes the rounding. bf16 is widened
+//              to f32 on the way where the processor has no bf16 products.
+//   int8       oneDNN with VNNI or AMX; else widened to f32, exact since a block of K is short
 // The same bits for any number of threads.
 #pragma once
 

@@ -5,15 +5,14 @@
 #include <omp.h>
 
 #include <map>
-#include <memory>
 #include <mutex>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <stdexcept>
 #include <string>
 #include <tuple>
-#include <vector>
 
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/workspace.h"
 
 namespace qat::cpu {
 namespace {
@@ -106,12 +105,8 @@ const Product& cached_product(const Gemm& g, int threads) {
 
 /// Scratch of the calling thread, grown at the first use of a shape that needs more.
 void* thread_scratch(size_t bytes) {
-  constexpr size_t kAlign = 4096;
-  static thread_local std::vector<std::byte> buffer;
-  if (buffer.size() < bytes + kAlign) buffer.resize(bytes + kAlign);
-  void* at = buffer.data();
-  size_t space = buffer.size();
-  return std::align(kAlign, bytes, at, space);
+  static thread_local Workspace workspace;
+  return workspace.get(bytes);
 }
 
 }  // namespace

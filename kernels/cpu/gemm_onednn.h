@@ -1,4 +1,4 @@
-// Products by oneDNN matmul primitives, cached by shape.
+// int8 products by oneDNN matmul primitives, cached by shape.
 #pragma once
 
 #include "kernels/cpu/gemm.h"

@@ -30,6 +30,8 @@ KernelTable fill_table() {
   table.observe = {cpu::observe, nullptr};
   table.sum_squares = {cpu::sum_squares, nullptr};
   table.adamw = {cpu::adamw, nullptr};
+  table.attention = {cpu::attention, cpu::attention_scratch_bytes};
+  table.attention_backward = {cpu::attention_backward, cpu::attention_backward_scratch_bytes};
   return table;
 }
 

@@ -21,9 +21,9 @@ class Tokenizer {
   /// As encode, plus what the tokenizer's post-processor adds (e.g. <s>).
   virtual std::vector<int32_t> encode_with_special(std::string_view utf8) const = 0;
   virtual std::string decode(const std::vector<int32_t>& ids, bool skip_special) const = 0;
-  virtual int64_t vocab_size() const = 0;  ///< highest id + 1
-  virtual int32_t bos_id() const = 0;      ///< -1 if none
-  virtual int32_t eos_id() const = 0;      ///< -1 if none
+  virtual int64_t vocab_size() const = 0;                ///< highest id + 1
+  virtual int32_t bos_id() const = 0;                    ///< -1 if none
+  virtual int32_t eos_id() const = 0;                    ///< -1 if none
   virtual const std::string& chat_template() const = 0;  ///< Jinja text, empty if none
   /// Identifies the tokenizer in cache keys (a hash of everything that changes ids).
   virtual uint64_t fingerprint() const = 0;

@@ -9,8 +9,11 @@ README.md beside this file says what each file holds. The same versions give the
 import copy
 import json
 import math
+import os
 import sys
 from pathlib import Path
+
+os.environ["TORCHDYNAMO_DISABLE"] = "1"  # torchao compiles its AdamW; one step is not worth that
 
 import bitsandbytes
 import torch

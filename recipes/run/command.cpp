@@ -1,0 +1,70 @@
+// run_command and write_output.
+#include "recipes/run/command.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <new>
+#include <string>
+
+namespace qat {
+namespace {
+
+struct OutputClosed {};
+
+int report(const std::string& command, Exit code, std::string message) {
+  std::replace(message.begin(), message.end(), '\n', ' ');
+  const std::string line = command + ": error: " + message + "\n";
+  // Nothing is left to do when stderr is closed too.
+  std::fwrite(line.data(), 1, line.size(), stderr);
+  return int(code);
+}
+
+}  // namespace
+
+int run_command(CLI::App& app, int argc, char** argv, const std::function<Exit()>& body) {
+  const std::string name = app.get_name();
+  std::signal(SIGPIPE, SIG_IGN);
+  try {
+    try {
+      app.parse(argc, argv);
+    } catch (const CLI::CallForHelp&) {
+      write_output(app.help());
+      return int(Exit::ok);
+    } catch (const CLI::CallForVersion& version) {
+      write_output(std::string(version.what()) + "\n");
+      return int(Exit::ok);
+    } catch (const CLI::ParseError& error) {
+      return report(name, Exit::refused, std::string(error.what()) + " (see " + name + " --help)");
+    }
+    return int(body());
+  } catch (const OutputClosed&) {
+    return int(Exit::ok);
+  } catch (const Error& error) {
+    return report(name, error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return report(name, Exit::refused, "out of memory");
+  } catch (const std::exception& error) {
+    return report(name, Exit::internal, error.what());
+  }
+}
+
+void write_output(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t written = ::write(STDOUT_FILENO, text.data(), text.size());
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      if (errno == EPIPE) throw OutputClosed{};
+      throw Error(Exit::cannot_write,
+                  std::string("cannot write to standard output: ") + std::strerror(errno));
+    }
+    text.remove_prefix(size_t(written));
+  }
+}
+
+}  // namespace qat

@@ -1,0 +1,66 @@
+"""What transformers computes, in the conventions of our commands."""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
+
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def load(folder: Path, **options):
+    options.setdefault("dtype", torch.float32)
+    return AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+
+
+def read_text(path: Path) -> str:
+    """A text file whole; the records of a .jsonl joined by a blank line."""
+    text = Path(path).read_text(encoding="utf-8")
+    if Path(path).suffix == ".jsonl":
+        return "\n\n".join(json.loads(line)["text"] for line in text.splitlines())
+    return text
+
+
+def windows(folder: Path, text: Path, context: int, most: int) -> torch.Tensor:
+    """Consecutive windows of `context` tokens, the partial one at the end dropped: [windows, context]."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = tokenizer.encode(read_text(text), add_special_tokens=False).ids
+    count = min(len(ids) // context, most)
+    return torch.tensor(ids[: count * context]).view(count, context)
+
+
+@torch.no_grad()
+def logits(model, ids: torch.Tensor) -> torch.Tensor:
+    return torch.cat([model(row[None]).logits.float() for row in ids])
+
+
+def perplexity(all_logits: torch.Tensor, ids: torch.Tensor) -> float:
+    """The first token of a window is not scored."""
+    log_probabilities = torch.log_softmax(all_logits[:, :-1].double(), -1)
+    scored = log_probabilities.gather(-1, ids[:, 1:, None])
+    return math.exp(-scored.mean().item())
+
+
+def mean_kl(wanted: torch.Tensor, got: torch.Tensor) -> float:
+    """KL(wanted || got) in nats, mean over the tokens."""
+    p, q = (torch.log_softmax(x.double(), -1) for x in (wanted, got))
+    return (p.exp() * (p - q)).sum(-1).mean().item()
+
+
+def quantize_inputs(model) -> None:
+    """Each linear of each layer sees its input on a per-token int8 grid, amax/127 as vLLM computes it."""
+
+    def on_grid(module, inputs):
+        x = inputs[0]
+        scale = (x.abs().amax(-1, keepdim=True) / 127).clamp_min(1e-30)
+        return (torch.clamp(torch.round(x * (1 / scale)), -127, 127) * scale,)
+
+    hooked = 0
+    for name, module in model.named_modules():
+        if name.rsplit(".", 1)[-1] in LINEARS:
+            module.register_forward_pre_hook(on_grid)
+            hooked += 1
+    assert hooked == 7 * model.config.num_hidden_layers
