@@ -27,6 +27,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     parser.add_argument("--no-optimizers", action="store_true", help="leave out 8-bit AdamW")
+    parser.add_argument("--no-commands", action="store_true", help="leave out --help and tokenizing")
     parser.add_argument("--peer-python", default=str(ROOT / ".venv-peers" / "bin" / "python"))
     parser.add_argument("--bench", default=str(ROOT / "build" / "bin" / "qat-bench"))
     return parser.parse_args()
@@ -141,6 +142,67 @@ def optimizers(o: argparse.Namespace, runner: Runner) -> None:
             print("| %s | %.0f |" % (name, result.get("optimizer_ms", float("nan"))))
 
 
+TOKENIZE = """
+import json, sys, time
+start = time.perf_counter()
+from tokenizers import Tokenizer
+tokenizer = Tokenizer.from_file(sys.argv[1])
+texts = [json.loads(line)["text"] for line in open(sys.argv[2], encoding="utf-8")]
+count = sum(len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts)
+print(json.dumps(dict(who="tokenizers", tokens=count, seconds=time.perf_counter() - start)))
+"""
+
+
+def commands_alone(o: argparse.Namespace, runner: Runner) -> None:
+    """Wall time of whole commands: --help, and tokenizing about 10 MB on one thread."""
+    folder = Path(o.bench).parent
+    rows = []
+    for name in ("qat-train", "qat-eval", "qat-generate", "qat-tokenize"):
+        times = []
+        for _ in range(10):
+            start = time.perf_counter()
+            done = subprocess.run([folder / name, "--help"], capture_output=True)
+            times.append(time.perf_counter() - start)
+            if done.returncode:
+                break
+        else:
+            rows.append((f"`{name} --help`", "%.0f ms" % (statistics.median(times) * 1e3)))
+    gguf = ROOT / ".cache" / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    text = ROOT / ".cache" / "jargon" / "train.txt"
+    if not gguf.is_file() or not text.is_file():
+        print("scripts/fetch model and text bring what the tokenizers are timed on", file=sys.stderr)
+    else:
+        records = ROOT / ".cache" / "benchmark.jsonl"
+        entries = text.read_text(encoding="utf-8").split("\n\n:")
+        with open(records, "w", encoding="utf-8") as file:
+            for copy in range(8):  # 8 copies are about 10 MB; each names its copy, so none repeats whole
+                for entry in entries:
+                    file.write(json.dumps({"text": f"{copy} :{entry}"}, ensure_ascii=False) + "\n")
+        subprocess.run([o.peer_python, "scripts/gguf_to_hf.py", gguf, gguf.parent / "hf"],
+                       check=True, cwd=ROOT)  # fmt: skip
+        size = records.stat().st_size / 1e6
+        single = os.environ | {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+        for name, call in {
+            "`qat-tokenize`": [folder / "qat-tokenize", gguf, records],
+            "`tokenizers`, in Python": [o.peer_python, "-c", TOKENIZE,
+                                        gguf.parent / "hf" / "tokenizer.json", records],
+        }.items():  # fmt: skip
+            times = []
+            for _ in range(o.rounds):
+                start = time.perf_counter()
+                done = subprocess.run(call, stdout=subprocess.DEVNULL, env=single, cwd=ROOT)
+                times.append(time.perf_counter() - start)
+            if done.returncode == 0:
+                seconds = statistics.median(times)
+                rows.append((f"{name}, {size:.1f} MB, start to end", "%.2f s" % seconds))
+                with open(runner.log, "a") as file:
+                    file.write(json.dumps({"command": name, "megabytes": size, "seconds": times}) + "\n")
+        records.unlink()
+    print("\n| command | wall time |\n|---|---|")
+    for name, value in rows:
+        print(f"| {name} | {value} |")
+
+
 def main() -> int:
     o = arguments()
     if not Path(o.peer_python).exists():
@@ -163,6 +225,8 @@ def main() -> int:
     print_steps(found)
     if not o.no_optimizers:
         optimizers(o, runner)
+    if not o.no_commands:
+        commands_alone(o, runner)
     print(f"\nraw lines: {log.relative_to(ROOT)}")
     return 0
 
