@@ -61,6 +61,7 @@ struct Fixture {
 
   void compute() {
     const int64_t heads = c.heads, kv_heads = c.kv_heads, dim = c.head_dim;
+    const auto vq = q.values(), vk = k.values(), vv = v.values(), vdy = dy.values();
     y.assign(size_t(q.count()), 0.0);
     dq = y;
     dk.assign(size_t(k.count()), 0.0);
@@ -78,7 +79,7 @@ struct Fixture {
         double total = 0;
         for (int64_t j = low; j <= t; ++j) {
           double s = 0;
-          for (int64_t d = 0; d < dim; ++d) s += q[at_q(d)] * k[at_k(j, d)];
+          for (int64_t d = 0; d < dim; ++d) s += vq[size_t(at_q(d))] * vk[size_t(at_k(j, d))];
           p.push_back(std::exp(s * scale));
           total += p.back();
         }
@@ -86,19 +87,20 @@ struct Fixture {
         double delta = 0;
         for (int64_t d = 0; d < dim; ++d) {
           double sum = 0;
-          for (int64_t j = low; j <= t; ++j) sum += p[size_t(j - low)] / total * v[at_k(j, d)];
+          for (int64_t j = low; j <= t; ++j)
+            sum += p[size_t(j - low)] / total * vv[size_t(at_k(j, d))];
           y[size_t(at_q(d))] = sum;
-          delta += sum * dy[at_q(d)];
+          delta += sum * vdy[size_t(at_q(d))];
         }
         for (int64_t j = low; j <= t; ++j) {
           const double weight = p[size_t(j - low)] / total;
           double dp = 0;
-          for (int64_t d = 0; d < dim; ++d) dp += dy[at_q(d)] * v[at_k(j, d)];
+          for (int64_t d = 0; d < dim; ++d) dp += vdy[size_t(at_q(d))] * vv[size_t(at_k(j, d))];
           const double ds = weight * (dp - delta) * scale;
           for (int64_t d = 0; d < dim; ++d) {
-            dv[size_t(at_k(j, d))] += weight * dy[at_q(d)];
-            dq[size_t(at_q(d))] += ds * k[at_k(j, d)];
-            dk[size_t(at_k(j, d))] += ds * q[at_q(d)];
+            dv[size_t(at_k(j, d))] += weight * vdy[size_t(at_q(d))];
+            dq[size_t(at_q(d))] += ds * vk[size_t(at_k(j, d))];
+            dk[size_t(at_k(j, d))] += ds * vq[size_t(at_q(d))];
           }
         }
       }

@@ -45,12 +45,13 @@ void check(Codes codes, DType out, bool with_zero) {
       sums.set(o, double(sum));
     }
     Tensor expected({s.tokens, s.outputs}, out);
+    const auto va = a.values(), vb = b.values();
     for (int64_t t = 0; t < s.tokens; ++t)
       for (int64_t o = 0; o < s.outputs; ++o) {
         int64_t sum = 0;
         for (int64_t k = 0; k < s.inputs; ++k)
-          sum += (int64_t(a[t * s.inputs + k]) - (with_zero ? int64_t(zero[t]) : 0)) *
-                 int64_t(b[o * s.inputs + k]);
+          sum += (int64_t(va[size_t(t * s.inputs + k)]) - (with_zero ? int64_t(zero[t]) : 0)) *
+                 int64_t(vb[size_t(o * s.inputs + k)]);
         expected.set(t * s.outputs + o, float(sum) * (float(scale_t[t]) * float(scale_o[o])));
       }
     for (int threads : {1, 2, 3}) {

@@ -24,15 +24,16 @@ Shape shape_b(const Case& c, MatmulForm form) {
   return form == MatmulForm::nt ? Shape{c.n, c.k} : Shape{c.k, c.n};
 }
 
-std::vector<double> reference(const Tensor& a, const Tensor& b, const Tensor& c0, const Case& s,
+std::vector<double> reference(const Tensor& ta, const Tensor& tb, const Tensor& c0, const Case& s,
                               MatmulForm form, bool accumulate) {
+  const std::vector<double> a = ta.values(), b = tb.values();
   std::vector<double> c(size_t(s.m * s.n));
   for (int64_t i = 0; i < s.m; ++i)
     for (int64_t j = 0; j < s.n; ++j) {
       double sum = accumulate ? c0[i * s.n + j] : 0.0;
       for (int64_t k = 0; k < s.k; ++k)
-        sum += a[form == MatmulForm::tn ? k * s.m + i : i * s.k + k] *
-               b[form == MatmulForm::nt ? j * s.k + k : k * s.n + j];
+        sum += a[size_t(form == MatmulForm::tn ? k * s.m + i : i * s.k + k)] *
+               b[size_t(form == MatmulForm::nt ? j * s.k + k : k * s.n + j)];
       c[size_t(i * s.n + j)] = sum;
     }
   return c;
