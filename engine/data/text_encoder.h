@@ -12,9 +12,12 @@ namespace qat {
 
 /// Where a text of which only some parts are known to be independent may be cut before encoding.
 enum class Splitting : uint8_t {
-  whole,          ///< only the whole text gives the right ids
-  at_line_starts  ///< encode(a + b) = encode(a) + encode(b) if a ends in '\n', b begins with a-z
-                  ///< A-Z
+  whole,  ///< only the whole text gives the right ids
+  /// encode(a + b) = encode(a) + encode(b) if a ends in a visible ASCII character and one '\n', and
+  /// b begins with a-z or A-Z. True of byte-level BPE with the usual pre-tokenizers (which split a
+  /// run of more newlines in another way at the end of a text), not of SentencePiece.
+  at_line_starts
+  ///< A-Z
 };
 
 /// Text to ids, as the caller wants documents to be encoded.

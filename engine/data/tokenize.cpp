@@ -21,12 +21,17 @@ bool is_letter(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
+/// Splitting::at_line_starts holds for a cut in front of text[at].
+bool may_cut(std::string_view text, size_t at) {
+  return is_letter(text[at]) && text[at - 1] == '\n' && text[at - 2] > ' ' && text[at - 2] < '\x7F';
+}
+
 std::vector<int32_t> encode_text(std::string_view text, const TextEncoder& encoder) {
   if (encoder.splitting == Splitting::whole || text.size() <= kPart) return encoder.encode(text);
   std::vector<int32_t> ids;
   while (!text.empty()) {
     size_t end = std::min(text.size(), kPart);
-    while (end < text.size() && !(text[end - 1] == '\n' && is_letter(text[end]))) ++end;
+    while (end < text.size() && !may_cut(text, end)) ++end;
     const std::vector<int32_t> part = encoder.encode(text.substr(0, end));
     ids.insert(ids.end(), part.begin(), part.end());
     text.remove_prefix(end);
