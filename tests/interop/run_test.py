@@ -29,10 +29,15 @@ def test_metrics_hold_each_step_once(short_run):
 
 
 def test_result_has_the_three_perplexities(short_run):
-    text = (short_run / "result.json").read_text()
-    result = json.loads(text)
-    for word in ("bf16", "ptq", "qat"):
-        assert word in text.lower(), f"result.json names no {word}: {result}"
+    """8 bits cost this model little, and training does not make it worse."""
+    result = json.loads((short_run / "result.json").read_text())
+    found = {
+        kind: next(iter(result["evaluations"][kind].values()))["perplexity"]
+        for kind in ("source", "ptq", "qat")
+    }
+    assert 4 < found["source"] < 7, found
+    assert found["ptq"] == pytest.approx(found["source"], rel=0.05), found
+    assert found["qat"] == pytest.approx(found["source"], rel=0.05), found
 
 
 def test_exported_codes_are_on_the_grid(short_run):
