@@ -32,6 +32,7 @@ KernelTable fill_table() {
   table.adamw = {cpu::adamw, nullptr};
   table.attention = {cpu::attention, cpu::attention_scratch_bytes};
   table.attention_backward = {cpu::attention_backward, cpu::attention_backward_scratch_bytes};
+  table.attention_cached = {cpu::attention_cached, cpu::attention_cached_scratch_bytes};
   table.head_loss = {cpu::head_loss, cpu::head_loss_scratch_bytes};
   return table;
 }
