@@ -17,7 +17,6 @@ enum class Splitting : uint8_t {
   /// b begins with a-z or A-Z. True of byte-level BPE with the usual pre-tokenizers (which split a
   /// run of more newlines in another way at the end of a text), not of SentencePiece.
   at_line_starts
-  ///< A-Z
 };
 
 /// Text to ids, as the caller wants documents to be encoded.

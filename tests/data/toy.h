@@ -56,6 +56,8 @@ class Folder {
   const std::string& path() const { return path_; }
   std::string write(const std::string& name, std::string_view content) const {
     const std::string path = path_ + "/" + name;
+    // A truncated and rewritten file is flushed to disk at once by some file systems: slow.
+    ::unlink(path.c_str());
     std::ofstream(path, std::ios::binary) << content;
     return path;
   }
