@@ -23,6 +23,14 @@ std::unique_ptr<Tokenizer> open_json(const std::string& path, const std::string&
     return parts.pieces.find(token);
   };
   TokenizerSettings settings = read_settings(directory, find);
+  const auto text = [&](int32_t id) -> std::string {
+    for (const AddedToken& added : parts.added)
+      if (added.id == id) return added.content;
+    return parts.pieces.contains(id) ? std::string(parts.pieces.piece(id)) : "";
+  };
+  if (settings.config_json.empty())
+    settings.config_json = write_config_json(text(settings.bos_id), text(settings.eos_id), "", "",
+                                             settings.chat_template);
   return std::make_unique<PipelineTokenizer>(std::move(parts), std::move(settings));
 }
 

@@ -37,6 +37,13 @@ class SentencePieceTokenizer : public Tokenizer {
     if (settings_.bos_id < 0) settings_.bos_id = processor_.bos_id();
     if (settings_.eos_id < 0) settings_.eos_id = processor_.eos_id();
     read_additions(directory);
+    const auto text = [&](int id) {
+      return id < 0 || id >= vocab_size() ? std::string() : proto_.pieces[size_t(id)];
+    };
+    if (settings_.config_json.empty())
+      settings_.config_json = write_config_json(text(settings_.bos_id), text(settings_.eos_id),
+                                                text(processor_.unk_id()),
+                                                text(processor_.pad_id()), settings_.chat_template);
     fingerprint_ =
         XXH3_64bits(bytes.data(), bytes.size()) ^ (adds_bos_ ? 1 : 0) ^ (adds_eos_ ? 2 : 0);
   }

@@ -71,8 +71,6 @@ TokenizerSettings read_settings(const std::string& directory, const FindToken& f
     if (settings.bos_id < 0) settings.bos_id = token_id(root["bos_token_id"]);
     if (settings.eos_id < 0) settings.eos_id = token_id(root["eos_token_id"]);
   }
-  if (settings.config_json.empty())
-    settings.config_json = write_config_json(bos, eos, "", "", settings.chat_template);
   return settings;
 }
 

@@ -20,7 +20,8 @@ struct TokenizerSettings {
 using FindToken = std::function<int32_t(std::string_view)>;
 
 /// Reads tokenizer_config.json, special_tokens_map.json, chat_template.* and the token ids of
-/// generation_config.json and config.json, as far as the directory has them.
+/// generation_config.json and config.json, as far as the directory has them. config_json stays
+/// empty without a tokenizer_config.json.
 TokenizerSettings read_settings(const std::string& directory, const FindToken& find);
 
 /// Writes tokenizer_config.json text. Empty strings are left out.

@@ -6,6 +6,7 @@
 
 #include "models/tokenizer/byte_level.h"
 #include "models/tokenizer/json_fields.h"
+#include "models/tokenizer/tokenizer_document.h"
 #include "models/tokenizer/unicode.h"
 
 namespace qat {
@@ -204,50 +205,19 @@ void read_post_processor(const Field& field, PipelineParts& parts) {
   }
 }
 
-void read_vocabulary(const Field& field, Vocabulary& pieces) {
-  if (field.value == nullptr || !field.value->is_object()) field.refuse_type("an object");
-  pieces = Vocabulary(field.value->size());
-  for (const auto& [piece, id] : field.value->items()) {
-    const Field entry{&id, field.where + "[\"" + piece + "\"]"};
-    const int32_t number = checked_id(entry);
-    if (pieces.contains(number))
-      refuse("{}: id {} is already that of '{}'", entry.where, number, pieces.piece(number));
-    pieces.add(piece, number);
-  }
-}
-
-std::vector<MergeRule> read_merges(const Field& field, const Vocabulary& pieces) {
-  std::vector<MergeRule> merges;
-  merges.reserve(field.list_size());
-  std::string whole;
-  for (size_t i = 0; i < field.list_size(); ++i) {
-    const Json& item = (*field.value)[i];
-    std::string_view left, right;
-    if (item.is_string()) {
-      const std::string& text = item.get_ref<const std::string&>();
-      if (text.starts_with("#version")) continue;
-      const size_t space = text.find(' ');
-      if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos)
-        field.item(i).refuse_type("two pieces with one space between them");
-      left = std::string_view(text).substr(0, space);
-      right = std::string_view(text).substr(space + 1);
-    } else if (item.is_array() && item.size() == 2 && item[0].is_string() && item[1].is_string()) {
-      left = item[0].get_ref<const std::string&>();
-      right = item[1].get_ref<const std::string&>();
-    } else {
-      field.item(i).refuse_type("a string \"left right\" or a list of two strings");
-    }
-    if (left.empty() || right.empty()) field.item(i).refuse_type("pieces that are not empty");
-    whole.assign(left).append(right);
-    MergeRule merge;
-    for (const auto& [piece, id] : {std::pair{left, &merge.left}, std::pair{right, &merge.right},
-                                    std::pair{std::string_view(whole), &merge.id}}) {
-      *id = pieces.find(piece);
+std::vector<MergeRule> read_merges(const TokenizerDocument& document, const std::string& name) {
+  const MergeTexts& texts = document.merges;
+  std::vector<MergeRule> merges(texts.size());
+  for (size_t i = 0; i < texts.size(); ++i) {
+    for (const auto& [piece, id] :
+         {std::pair{texts.left(i), &merges[i].left}, std::pair{texts.right(i), &merges[i].right},
+          std::pair{texts.whole(i), &merges[i].id}}) {
+      *id = document.pieces.find(piece);
       if (*id < 0)
-        refuse("{}: merge '{} {}' needs the piece '{}', which is not in model.vocab",
-               field.item(i).where, left, right, piece);
+        refuse(
+            "{}.model.merges[{}]: merge '{} {}' needs the piece '{}', which is not in model.vocab",
+            name, i, texts.left(i), texts.right(i), piece);
     }
-    merges.push_back(merge);
   }
   return merges;
 }
@@ -271,8 +241,6 @@ void check_model_options(const Field& model) {
     refuse_kind(model, "model", type.text(),
                 "BPE (a Unigram model can be read from its "
                 "tokenizer.model instead)");
-  if (!type.present() && !model["merges"].present())
-    refuse("{}: has neither type nor merges; only BPE can be read", model.where);
   const Field dropout = model["dropout"];
   if (dropout.present() && (!dropout.value->is_number() || dropout.value->get<double>() != 0))
     refuse("{}: dropout makes ids random; set it to null", dropout.where);
@@ -282,10 +250,13 @@ void check_model_options(const Field& model) {
              model[key].text());
 }
 
-void read_model(const Field& model, bool byte_level, PipelineParts& parts) {
-  check_model_options(model);
-  read_vocabulary(model["vocab"], parts.pieces);
-  const std::vector<MergeRule> merges = read_merges(model["merges"], parts.pieces);
+void read_model(const Field& model, TokenizerDocument& document, bool byte_level,
+                const std::string& name, PipelineParts& parts) {
+  if (!document.has_vocab) model["vocab"].refuse_type("an object");
+  if (!document.has_merges) model["merges"].refuse_type("a list");
+  const std::vector<MergeRule> merges = read_merges(document, name);
+  parts.pieces = std::move(document.pieces);
+  document.merges = MergeTexts();
   BpeOptions options;
   options.symbols = byte_level ? BpeOptions::Symbols::bytes : BpeOptions::Symbols::characters;
   options.byte_fallback = model["byte_fallback"].flag(false);
@@ -353,8 +324,8 @@ void check_normalized_tokens(const std::string& name, const PipelineParts& parts
 
 PipelineParts read_tokenizer_json(std::string text, const std::string& name) {
   PipelineParts parts;
-  const Json document = parse_json_object(text, name);
-  const Field root{&document, name};
+  TokenizerDocument document = parse_tokenizer_document(text, name);
+  const Field root{&document.rest, name};
   const Field version = root["version"];
   if (version.present() && version.text() != "1.0")
     refuse("{}: expected \"1.0\", got \"{}\"", version.where, version.text());
@@ -368,7 +339,7 @@ PipelineParts read_tokenizer_json(std::string text, const std::string& name) {
   PreTokenizer pre_tokenizer;
   if (root["pre_tokenizer"].present()) read_pre_tokenizer(root["pre_tokenizer"], pre_tokenizer);
   parts.steps = std::move(pre_tokenizer.steps);
-  read_model(root["model"], pre_tokenizer.byte_level, parts);
+  read_model(root["model"], document, pre_tokenizer.byte_level, name, parts);
   read_added_tokens(root["added_tokens"], parts);
   check_normalized_tokens(name, parts);
   if (root["post_processor"].present()) read_post_processor(root["post_processor"], parts);

@@ -10,6 +10,7 @@
 #include "models/tokenizer/sentencepiece_proto.h"
 #include "models/tokenizer/tokenizer.h"
 #include "tests/tokenizer/golden.h"
+#include "tests/tokenizer/scratch.h"
 
 namespace qat {
 namespace {
@@ -40,8 +41,8 @@ class GgufWriter {
     begin_array(key, type, values.size());
     for (const T value : values) raw(value);
   }
-  std::string save(const std::string& name) const {
-    const fs::path path = fs::path(testing::TempDir()) / (name + ".gguf");
+  std::string save(ScratchFolder& scratch) const {
+    const fs::path path = scratch.make_folder() / "tokenizer.gguf";
     std::ofstream file(path, std::ios::binary);
     const uint32_t version = 3;
     const uint64_t tensors = 0, keys = keys_;
@@ -107,9 +108,10 @@ class GgufStyles : public testing::TestWithParam<std::pair<const char*, const ch
 
 TEST_P(GgufStyles, GiveTheIdsOfTheirTokenizerJson) {
   const auto& [golden, pre] = GetParam();
+  ScratchFolder scratch;
   GgufWriter writer = writer_for(golden, pre);
   writer.text("tokenizer.chat_template", "{{ messages }}");
-  const auto tokenizer = Tokenizer::open(writer.save(golden));
+  const auto tokenizer = Tokenizer::open(writer.save(scratch));
   const auto source = Tokenizer::open(kGolden + golden);
   EXPECT_EQ(tokenizer->vocab_size(), source->vocab_size());
   EXPECT_EQ(tokenizer->bos_id(), 0);
@@ -131,9 +133,10 @@ INSTANTIATE_TEST_SUITE_P(All, GgufStyles,
                          [](const auto& info) { return std::string(info.param.first); });
 
 TEST(GgufTokenizer, UnknownKindsAreRefusedByName) {
-  const auto message = [](const GgufWriter& writer) -> std::string {
+  ScratchFolder scratch;
+  const auto message = [&](const GgufWriter& writer) -> std::string {
     try {
-      Tokenizer::open(writer.save("refused"));
+      Tokenizer::open(writer.save(scratch));
       return "";
     } catch (const Error& error) {
       return error.what();
@@ -163,16 +166,15 @@ class Stories : public testing::Test {
     const char* data = std::getenv("QAT_TEST_DATA");
     if (data == nullptr) GTEST_SKIP() << "QAT_TEST_DATA is not set";
     folder_ = fs::path(data);
-    model_folder_ = fs::path(testing::TempDir()) / "stories_model";
-    fs::create_directories(model_folder_);
-    fs::copy_file(folder_ / "stories260k/tokenizer.model", model_folder_ / "tokenizer.model",
-                  fs::copy_options::overwrite_existing);
+    model_folder_ = scratch_.make_folder();
+    fs::copy_file(folder_ / "stories260k/tokenizer.model", model_folder_ / "tokenizer.model");
     for (const GoldenCase& golden : read_cases("llama2")) texts_.push_back(golden.text);
     std::ifstream stories(folder_ / "text/tinystories_valid.jsonl");
     for (std::string line; std::getline(stories, line);)
       texts_.push_back(Json::parse(line)["text"]);
   }
 
+  ScratchFolder scratch_;
   fs::path folder_, model_folder_;
   std::vector<std::string> texts_;
 };
@@ -192,9 +194,8 @@ TEST_F(Stories, LibraryAndTokenizerJsonAgree) {
 
 TEST_F(Stories, WrittenTokenizerJsonAndGgufAgreeToo) {
   const auto model = Tokenizer::open(model_folder_.string());
-  const fs::path written = fs::path(testing::TempDir()) / "stories_written";
-  fs::create_directories(written);
-  std::ofstream(written / "tokenizer.json") << model->to_json();
+  const fs::path written = scratch_.make_folder();
+  write_file(written / "tokenizer.json", model->to_json());
   const auto json = Tokenizer::open(written.string());
 
   std::ifstream file(model_folder_ / "tokenizer.model", std::ios::binary);
@@ -212,7 +213,7 @@ TEST_F(Stories, WrittenTokenizerJsonAndGgufAgreeToo) {
   writer.number("tokenizer.ggml.bos_token_id", 1);
   writer.number("tokenizer.ggml.eos_token_id", 2);
   writer.flag("tokenizer.ggml.add_bos_token", true);
-  const auto gguf = Tokenizer::open(writer.save("stories"));
+  const auto gguf = Tokenizer::open(writer.save(scratch_));
   for (const std::string& text : texts_) {
     const std::vector<int32_t> ids = model->encode(text);
     EXPECT_EQ(json->encode(text), ids);

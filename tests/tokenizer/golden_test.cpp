@@ -3,11 +3,10 @@
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
 #include <thread>
 
 #include "models/tokenizer/tokenizer.h"
+#include "tests/tokenizer/scratch.h"
 
 namespace qat {
 namespace {
@@ -35,12 +34,10 @@ TEST_P(Golden, EncodesTheSameAgainFromItsCache) {
 
 TEST_P(Golden, WrittenJsonGivesTheSameIds) {
   const auto tokenizer = Tokenizer::open(kGolden + GetParam());
-  const std::filesystem::path folder =
-      std::filesystem::path(testing::TempDir()) / ("golden_" + GetParam());
-  std::filesystem::create_directories(folder);
-  std::ofstream(folder / "tokenizer.json") << tokenizer->to_json();
-  std::ofstream(folder / "tokenizer_config.json") << tokenizer->config_json();
-  const auto again = Tokenizer::open(folder.string());
+  const ScratchFolder folder;
+  write_file(folder.path() / "tokenizer.json", tokenizer->to_json());
+  write_file(folder.path() / "tokenizer_config.json", tokenizer->config_json());
+  const auto again = Tokenizer::open(folder.path().string());
   EXPECT_EQ(again->fingerprint(), tokenizer->fingerprint());
   for (const GoldenCase& expected : read_cases(GetParam()))
     EXPECT_EQ(again->encode(expected.text), expected.ids);

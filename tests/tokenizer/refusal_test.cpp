@@ -2,48 +2,56 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
-#include <fstream>
 #include <functional>
 
 #include "engine/core/error.h"
 #include "models/tokenizer/tokenizer.h"
 #include "tests/tokenizer/golden.h"
+#include "tests/tokenizer/scratch.h"
 
 namespace qat {
 namespace {
 
 namespace fs = std::filesystem;
 
-std::string folder_with(const std::string& file, const std::string& content) {
-  static int count = 0;
-  const fs::path folder = fs::path(testing::TempDir()) / ("refusal_" + std::to_string(count++));
-  fs::create_directories(folder);
-  std::ofstream(folder / file) << content;
-  return folder.string();
-}
-
-// The message with which a tokenizer.json is refused; "" when it is not.
-std::string refusal(const std::string& json) {
-  try {
-    Tokenizer::open(folder_with("tokenizer.json", json));
-    return "";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), Exit::refused);
-    return error.what();
+// One fixture, so that every test has a folder of its own.
+class TokenizerFiles : public testing::Test {
+ protected:
+  std::string folder_with(const std::string& file, const std::string& content) {
+    const fs::path folder = scratch_.make_folder();
+    write_file(folder / file, content);
+    return folder.string();
   }
-}
 
-std::string changed(const std::function<void(Json&)>& change) {
-  Json document = read_golden_json("smollm");
-  change(document);
-  return refusal(document.dump());
-}
+  // The message with which a tokenizer.json is refused; "" when it is not.
+  std::string refusal(const std::string& json) {
+    try {
+      Tokenizer::open(folder_with("tokenizer.json", json));
+      return "";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Exit::refused);
+      return error.what();
+    }
+  }
+
+  std::string changed(const std::function<void(Json&)>& change) {
+    Json document = read_golden_json("smollm");
+    change(document);
+    return refusal(document.dump());
+  }
+
+ private:
+  ScratchFolder scratch_;
+};
+
+using TokenizerRefusal = TokenizerFiles;
+using TokenizerRobust = TokenizerFiles;
 
 Json of_type(const char* type) {
   return Json{{"type", type}};
 }
 
-TEST(TokenizerRefusal, NamesWhatItCannotFollow) {
+TEST_F(TokenizerRefusal, NamesWhatItCannotFollow) {
   using testing::PrintToString;
   const std::vector<std::pair<std::string, std::function<void(Json&)>>> cases = {
       {"WordPiece", [](Json& d) { d["model"]["type"] = "WordPiece"; }},
@@ -69,15 +77,15 @@ TEST(TokenizerRefusal, NamesWhatItCannotFollow) {
        [](Json& d) {
          d["model"]["merges"].push_back({"a", "\u0120the\u0120the"});
        }},
-      {"not empty",
+      {"is empty",
        [](Json& d) {
          d["model"]["merges"].push_back({"", "a"});
        }},
-      {"one space", [](Json& d) { d["model"]["merges"] = {"a b c"}; }},
+      {"exactly one space", [](Json& d) { d["model"]["merges"] = {"a b c"}; }},
       {"already that of", [](Json& d) { d["model"]["vocab"]["more"] = 5; }},
       {"token id", [](Json& d) { d["model"]["vocab"]["more"] = 4000000000u; }},
       {"token id", [](Json& d) { d["model"]["vocab"]["more"] = -1; }},
-      {"whole number", [](Json& d) { d["model"]["vocab"]["more"] = 1.5; }},
+      {"whole number, got a fraction", [](Json& d) { d["model"]["vocab"]["more"] = 1.5; }},
       {"whole number", [](Json& d) { d["model"]["vocab"]["more"] = "1"; }},
       {"would give it", [](Json& d) { d["added_tokens"][1]["id"] = 30000; }},
       {"exactly once", [](Json& d) {
@@ -91,7 +99,7 @@ TEST(TokenizerRefusal, NamesWhatItCannotFollow) {
   }
 }
 
-TEST(TokenizerRefusal, NamesRegularExpressionsThatTheDialectsMayReadDifferently) {
+TEST_F(TokenizerRefusal, NamesRegularExpressionsThatTheDialectsMayReadDifferently) {
   for (const char* pattern :
        {"^a", "a$", "\\bx", "\\w+", "[a&&b]", "[[:alpha:]]", "(?i:straSSe)", "(?i:ss)", "\\p{Han}",
         "\\h", "a{,3}", "(?<name>a)", "a**", "(a", "[a", "\\", "(?m)a", "\\1"}) {
@@ -105,28 +113,34 @@ TEST(TokenizerRefusal, NamesRegularExpressionsThatTheDialectsMayReadDifferently)
   }
 }
 
-TEST(TokenizerRefusal, SurvivesTruncationAtEveryByte) {
+TEST_F(TokenizerRefusal, SurvivesTruncationAtEveryByte) {
   const std::string whole = read_golden_json("smollm").dump();
   for (size_t length = 0; length < whole.size(); length += length < 600 ? 1 : 97)
     EXPECT_NE(refusal(whole.substr(0, length)), "") << length;
 }
 
-TEST(TokenizerRefusal, DeepNestingDuplicateKeysAndTrailingText) {
+TEST_F(TokenizerRefusal, DeepNestingDuplicateKeysAndTrailingText) {
   EXPECT_NE(refusal(std::string(100000, '[')), "");
   EXPECT_NE(refusal("{\"model\":" + std::string(100000, '{')), "");
   EXPECT_NE(refusal("{\"model\":{},\"model\":{}}"), "");
+  for (const char* model :
+       {R"("vocab":{"a":0,"a":1},"merges":[])", R"("vocab":{"a":0},"vocab":{"b":1},"merges":[])",
+        R"("vocab":{"a":0},"merges":[],"merges":[])", R"("vocab":null,"vocab":{},"merges":[])"})
+    EXPECT_NE(refusal("{\"model\":{" + std::string(model) + "}}").find("duplicate key"),
+              std::string::npos)
+        << model;
   EXPECT_NE(refusal(read_golden_json("smollm").dump() + "x"), "");
   EXPECT_NE(refusal(""), "");
   EXPECT_NE(refusal("[]"), "");
 }
 
-TEST(TokenizerRefusal, DeepSequencesAreRefused) {
+TEST_F(TokenizerRefusal, DeepSequencesAreRefused) {
   Json nested = of_type("NFC");
   for (int i = 0; i < 40; ++i) nested = {{"type", "Sequence"}, {"normalizers", {nested}}};
   EXPECT_NE(changed([&](Json& d) { d["normalizer"] = nested; }), "");
 }
 
-TEST(TokenizerRefusal, FoldersWithoutATokenizer) {
+TEST_F(TokenizerRefusal, FoldersWithoutATokenizer) {
   EXPECT_THROW(Tokenizer::open("/nonexistent/model"), Error);
   EXPECT_THROW(Tokenizer::open(folder_with("config.json", "{}")), Error);
   EXPECT_THROW(Tokenizer::open(folder_with("vocab.txt", "a\n")), Error);
@@ -135,7 +149,7 @@ TEST(TokenizerRefusal, FoldersWithoutATokenizer) {
   EXPECT_THROW(Tokenizer::open(folder_with("x.gguf", "GGUF") + "/x.gguf"), Error);
 }
 
-TEST(TokenizerRobust, IdGapsAreFine) {
+TEST_F(TokenizerRobust, IdGapsAreFine) {
   Json document = read_golden_json("llama2");
   document["model"]["vocab"]["\u4e01"] = 70000;
   const auto tokenizer = Tokenizer::open(folder_with("tokenizer.json", document.dump()));
@@ -145,7 +159,7 @@ TEST(TokenizerRobust, IdGapsAreFine) {
   EXPECT_EQ(tokenizer->decode({ids.back(), 60000, 70001, -5, 1 << 30}, false), "\u4e01");
 }
 
-TEST(TokenizerRobust, AMillionMerges) {
+TEST_F(TokenizerRobust, AMillionMerges) {
   // Every pair of 1000 two-letter pieces.
   Json vocab = Json::object(), merges = Json::array();
   std::vector<std::string> pieces;
