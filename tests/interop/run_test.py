@@ -82,7 +82,7 @@ def test_stopped_run_goes_on_bit_for_bit(commands, data, short_run, tmp_path, ki
     program = str(commands.path("qat-train"))
     call = [program, str(recipe), "--out", str(out)]
     process = subprocess.Popen(call, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.time() + 120
+    deadline = time.time() + 400
     while process.poll() is None and time.time() < deadline:
         # Stop it somewhere after the first checkpoint, in the layer-by-layer phase.
         lines = (out / "metrics.jsonl").read_text().count("\n") if out.is_dir() and (
@@ -91,7 +91,7 @@ def test_stopped_run_goes_on_bit_for_bit(commands, data, short_run, tmp_path, ki
             os.kill(process.pid, kind)
             break
         time.sleep(0.002)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=400)
     if process.returncode == 0:
         pytest.fail("the run ended before it could be stopped")
     expected = 85 if kind == signal.SIGTERM else -signal.SIGKILL
