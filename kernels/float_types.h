@@ -43,10 +43,10 @@ QAT_HOST_DEVICE float to_float(Float16 value) {
   return float_of(sign | bits_of(float(magnitude) * 0x1p-24f));
 }
 
-/// NaN stays NaN (quiet); what lies above the largest finite value becomes infinity.
+/// NaN becomes the quiet NaN 0x7FC0; what lies above the largest finite value becomes infinity.
 QAT_HOST_DEVICE BFloat16 to_bfloat16(float value) {
   const uint32_t bits = bits_of(value);
-  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return {uint16_t((bits >> 16) | 0x40u)};
+  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return {0x7FC0u};
   return {uint16_t((bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16)};
 }
 

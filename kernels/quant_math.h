@@ -120,19 +120,37 @@ QAT_HOST_DEVICE float stored_scale(float scale, ScaleType type) {
 }
 
 /// The rule of a spec once what has no meaning for its range is resolved: an asymmetric range knows
-/// min_max and mse only, and min_max of a symmetric range is no_clip.
+/// min_max and mse only, min_max of a symmetric range is no_clip, and only the full range has an
+/// end that is worth a negative scale.
 QAT_HOST_DEVICE ScaleRule effective_rule(const QuantSpec& spec) {
-  if (spec.rule == ScaleRule::mse) return ScaleRule::mse;
-  if (!spec.symmetric()) return ScaleRule::min_max;
+  const bool searched = spec.rule == ScaleRule::mse || spec.rule == ScaleRule::mse_signed;
+  if (!spec.symmetric()) return searched ? ScaleRule::mse : ScaleRule::min_max;
+  if (searched) return spec.range == Range::full ? spec.rule : ScaleRule::mse;
   return spec.rule == ScaleRule::min_max ? ScaleRule::no_clip : spec.rule;
 }
 
+/// True if the scale is chosen by least squared error.
+QAT_HOST_DEVICE bool is_searched(ScaleRule rule) {
+  return rule == ScaleRule::mse || rule == ScaleRule::mse_signed;
+}
+
+/// The extent of -x.
+QAT_HOST_DEVICE Extent mirrored(Extent extent) {
+  return {-extent.high, -extent.low};
+}
+
+/// True if mse_signed gives these values a negative scale.
+QAT_HOST_DEVICE bool takes_negative_scale(ScaleRule rule, Extent extent) {
+  return rule == ScaleRule::mse_signed && extent.high > -extent.low;
+}
+
 /// The scale by rule, not yet rounded to its type. peak: the first value of largest magnitude, with
-/// its sign (used by signed_max only). mse: the scale its search starts from.
+/// its sign (used by signed_max only). mse, mse_signed: the scale the search starts from.
 QAT_HOST_DEVICE float raw_scale(const QuantSpec& spec, Extent extent, float peak) {
   const float low = float(spec.qmin()), high = float(spec.qmax());
   const Extent finite = finite_extent(extent);
-  switch (effective_rule(spec)) {
+  const ScaleRule rule = effective_rule(spec);
+  switch (rule) {
     case ScaleRule::amax:
       return amax_of(finite) / high;
     case ScaleRule::half_range:
@@ -146,15 +164,22 @@ QAT_HOST_DEVICE float raw_scale(const QuantSpec& spec, Extent extent, float peak
     case ScaleRule::mse:
       if (!spec.symmetric()) return (finite.high - finite.low) / (high - low);
       return larger(finite.low / low, finite.high / high);
+    case ScaleRule::mse_signed: {
+      const bool negative = takes_negative_scale(rule, finite);
+      const Extent turned = negative ? mirrored(finite) : finite;
+      const float size = larger(turned.low / low, turned.high / high);
+      return negative ? -size : size;
+    }
     case ScaleRule::no_clip:
       return larger(finite.low / low, finite.high / high);
   }
   return 0.0f;
 }
 
-/// The zero point that goes with a stored scale: clamp(qmin - rne(low / scale)); 0 when symmetric.
+/// The zero point that goes with a stored scale: clamp(qmin - rne(low / scale)); 0 when symmetric
+/// or when the scale is NaN.
 QAT_HOST_DEVICE float zero_point(const QuantSpec& spec, Extent extent, float scale) {
-  if (spec.symmetric()) return 0.0f;
+  if (spec.symmetric() || is_nan(scale)) return 0.0f;
   const float low = float(spec.qmin()), high = float(spec.qmax());
   const float zero = low - round_even(finite_extent(extent).low / scale);
   return smaller(larger(zero, low), high);
@@ -166,12 +191,11 @@ QAT_HOST_DEVICE Grid make_grid(const QuantSpec& spec, Extent extent, float raw) 
   return {scale, zero_point(spec, extent, scale)};
 }
 
-/// ScaleRule::mse tries raw scales start * shrink_ratio(i), i in [0, kShrinkSteps), keeps the
-/// stored grid of least squared error, and at equal error the first one.
-constexpr int kShrinkSteps = 28;
-QAT_HOST_DEVICE float shrink_ratio(int step) {
-  return 1.0f - 0.0175f * float(step);
-}
+/// ScaleRule::mse tries the raw scales start * kShrink^i, i in [0, kShrinkSteps) (down to 0.3: what
+/// 2 bits want), multiplied up in f32 one step at a time, keeps the stored grid of least squared
+/// error, and at equal error the first one.
+constexpr int kShrinkSteps = 40;
+constexpr float kShrink = 0.97f;
 
 /// Two int4 codes a byte, `low` in the low nibble, each code + 8.
 QAT_HOST_DEVICE uint8_t pack_int4(int low, int high) {

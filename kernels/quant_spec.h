@@ -32,7 +32,8 @@ enum class ScaleRule : uint8_t {
   signed_max,  ///< m / qmin with m the element of largest magnitude; may be negative (ggml Q4_0)
   min_max,     ///< asymmetric: (max - min) / (qmax - qmin), range widened to hold 0; symmetric:
                ///< no_clip
-  mse          ///< among shrunken no_clip (or min_max) scales, the one of least squared error
+  mse,         ///< among shrunken no_clip (or min_max) scales, the one of least squared error
+  mse_signed   ///< mse, the scale negative where that puts the larger end on qmin (full range)
 };
 
 /// The type the deployed file stores the scale in; scales are rounded to it before codes are
@@ -67,7 +68,7 @@ struct QuantSpec {
   /// asymmetric range is rounded on its own and may push an end over the edge; mse clips on
   /// purpose.
   QAT_HOST_DEVICE bool can_clip() const {
-    if (!symmetric() || rule == ScaleRule::mse) return true;
+    if (!symmetric() || rule == ScaleRule::mse || rule == ScaleRule::mse_signed) return true;
     if (scale_type == ScaleType::f16 || scale_type == ScaleType::portable) return true;
     const bool halves = rule == ScaleRule::half_range || rule == ScaleRule::signed_max;
     return halves && range != Range::strict;

@@ -48,9 +48,11 @@ float tensor_peak(const ConstView& x, Extent extent) {
 Grid least_error_grid(const ConstView& x, const QuantSpec& spec, Extent extent,
                       const Stream& stream) {
   std::array<Grid, kShrinkSteps> grids;
-  const float raw = raw_scale(spec, extent, 0.0f);
-  for (int step = 0; step < kShrinkSteps; ++step)
-    grids[size_t(step)] = make_grid(spec, extent, raw * shrink_ratio(step));
+  float raw = raw_scale(spec, extent, 0.0f);
+  for (Grid& grid : grids) {
+    grid = make_grid(spec, extent, raw);
+    raw *= kShrink;
+  }
   std::array<std::array<float, kShrinkSteps>, kChunks> errors{};
   over_ranges(
       stream, kChunks, 1, x.count() / kChunks * kShrinkSteps, [&](int64_t begin, int64_t end) {
@@ -79,7 +81,7 @@ Segments segments_of(const ConstView& x, const QuantSpec& spec) {
 Grid tensor_grid(const ConstView& x, const QuantSpec& spec, const Stream& stream) {
   const Extent extent = tensor_extent(x, stream);
   const ScaleRule rule = effective_rule(spec);
-  if (rule == ScaleRule::mse) return least_error_grid(x, spec, extent, stream);
+  if (is_searched(rule)) return least_error_grid(x, spec, extent, stream);
   const float peak = rule == ScaleRule::signed_max ? tensor_peak(x, extent) : 0.0f;
   return make_grid(spec, extent, raw_scale(spec, extent, peak));
 }

@@ -104,11 +104,12 @@ Grid reference_grid(const Tensor& x, const std::vector<int64_t>& at, const Quant
     extent.high = std::max(extent.high, value);
     if (std::abs(value) > std::abs(peak)) peak = value;
   }
-  const float raw = raw_scale(spec, extent, peak);
+  float raw = raw_scale(spec, extent, peak);
   Grid best = make_grid(spec, extent, raw);
-  if (spec.rule != ScaleRule::mse) return best;
+  if (!is_searched(spec.rule)) return best;
   for (int step = 1; step < kShrinkSteps; ++step) {
-    const Grid grid = make_grid(spec, extent, raw * shrink_ratio(step));
+    raw *= kShrink;
+    const Grid grid = make_grid(spec, extent, raw);
     if (squared_error(x, at, grid, spec) < squared_error(x, at, best, spec)) best = grid;
   }
   return best;
@@ -119,8 +120,9 @@ std::vector<QuantSpec> all_specs() {
   for (int bits = 2; bits <= 8; ++bits)
     for (Per per : {Per::tensor, Per::row, Per::group})
       for (Range range : {Range::strict, Range::full, Range::asymmetric})
-        for (ScaleRule rule : {ScaleRule::amax, ScaleRule::half_range, ScaleRule::no_clip,
-                               ScaleRule::signed_max, ScaleRule::min_max, ScaleRule::mse})
+        for (ScaleRule rule :
+             {ScaleRule::amax, ScaleRule::half_range, ScaleRule::no_clip, ScaleRule::signed_max,
+              ScaleRule::min_max, ScaleRule::mse, ScaleRule::mse_signed})
           for (ScaleType type :
                {ScaleType::f32, ScaleType::bf16, ScaleType::f16, ScaleType::portable})
             specs.push_back({bits, per, 32, range, rule, type});
@@ -140,7 +142,7 @@ void check_against_reference(const QuantSpec& spec, Tensor& x) {
     const auto at = members(spec, x.count(), x.view().cols(), s);
     const Grid grid{float(result.scale[s]), float(result.zero[s])};
     const Grid expected = reference_grid(x, at, spec);
-    if (spec.rule == ScaleRule::mse) {  // candidates of equal error up to rounding
+    if (is_searched(spec.rule)) {  // candidates of equal error up to rounding
       ASSERT_LE(squared_error(x, at, grid, spec),
                 squared_error(x, at, expected, spec) * (1 + 1e-5) + 1e-30);
     } else {
@@ -197,7 +199,7 @@ TEST(QuantizeTest, SameBitsForAnyThreadCountAndOddShapes) {
 
 TEST(QuantizeTest, GroupsOfEverySize) {
   for (int group : {1, 8, 24, 32, 64, 128, 200, 256, 300})
-    for (ScaleRule rule : {ScaleRule::amax, ScaleRule::mse}) {
+    for (ScaleRule rule : {ScaleRule::amax, ScaleRule::mse, ScaleRule::mse_signed}) {
       QuantSpec spec{4, Per::group, group, Range::full, rule, ScaleType::f32};
       Tensor x({19, group * 3}, DType::f32);
       x.fill_normal(6, 1.0);
@@ -270,8 +272,8 @@ TEST(QuantizeTest, DegenerateRowsStayFinite) {
 }
 
 TEST(QuantizeTest, NanPoisonsItsScaleOnly) {
-  for (ScaleRule rule :
-       {ScaleRule::amax, ScaleRule::no_clip, ScaleRule::signed_max, ScaleRule::mse})
+  for (ScaleRule rule : {ScaleRule::amax, ScaleRule::no_clip, ScaleRule::signed_max, ScaleRule::mse,
+                         ScaleRule::mse_signed})
     for (int64_t cols : {64, 600}) {
       Tensor x({3, cols}, DType::bf16);
       x.fill_normal(8, 1.0);
@@ -353,6 +355,8 @@ TEST(MseTest, BeatsAmaxAndHalfRange) {
   EXPECT_LT(error(ScaleRule::mse), error(ScaleRule::half_range) * 0.95);
   EXPECT_LT(error(ScaleRule::mse), error(ScaleRule::no_clip) * 0.95);
   EXPECT_LT(error(ScaleRule::mse), error(ScaleRule::amax) * 0.9);
+  EXPECT_LT(error(ScaleRule::mse_signed), error(ScaleRule::mse) * 0.93);
+  EXPECT_LT(error(ScaleRule::mse_signed), error(ScaleRule::signed_max) * 0.95);
 }
 
 }  // namespace

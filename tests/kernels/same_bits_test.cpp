@@ -36,8 +36,9 @@ void add_quantizers(Digest& digest, DType type, Stream& stream) {
   for (int bits : {2, 3, 4, 8})
     for (Per per : {Per::tensor, Per::row, Per::group})
       for (Range range : {Range::strict, Range::full, Range::asymmetric})
-        for (ScaleRule rule : {ScaleRule::amax, ScaleRule::half_range, ScaleRule::no_clip,
-                               ScaleRule::signed_max, ScaleRule::min_max, ScaleRule::mse}) {
+        for (ScaleRule rule :
+             {ScaleRule::amax, ScaleRule::half_range, ScaleRule::no_clip, ScaleRule::signed_max,
+              ScaleRule::min_max, ScaleRule::mse, ScaleRule::mse_signed}) {
           const QuantSpec spec{bits, per, 32, range, rule, ScaleType::portable};
           Tensor x({21, 608}, type), y({21, 608}, type), dx({21, 608}, type);
           x.fill_normal(unsigned(bits), 1.0);

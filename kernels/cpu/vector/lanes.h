@@ -17,6 +17,8 @@
 namespace qat::cpu {
 constexpr uint32_t kNearestFirst = NearestTable::kFirst;
 constexpr uint32_t kNearestBuckets = NearestTable::kBuckets;
+constexpr int kNanBFloat16 = 0x7FC0;
+constexpr float kShift = 0x1.8p23f;  // adding it rounds to an integer, half to even
 }  // namespace qat::cpu
 
 #if defined(QAT_LANES_AVX512)
@@ -53,8 +55,15 @@ QAT_LANES_INLINE void store(float* p, Lanes v, Whole) {
 QAT_LANES_INLINE void store(BFloat16* p, Lanes v, Whole) {
   store(p, v);
 }
-QAT_LANES_INLINE void store(int8_t* p, Lanes v, Whole) {
-  store(p, v);
+
+QAT_LANES_INLINE void store_number(float* p, Lanes v, Whole) {
+  store_number(p, v);
+}
+QAT_LANES_INLINE void store_number(BFloat16* p, Lanes v, Whole) {
+  store_number(p, v);
+}
+QAT_LANES_INLINE void store_shifted(int8_t* p, Lanes v, Whole) {
+  store_shifted(p, v);
 }
 
 template <class T>
@@ -68,6 +77,15 @@ template <class T>
 QAT_LANES_INLINE void store(T* p, Lanes v, Part part) {
   T buffer[16];
   store(buffer, v);
+  for (int i = 0; i < part.count; ++i) p[i] = buffer[i];
+}
+template <class T>
+QAT_LANES_INLINE void store_number(T* p, Lanes v, Part part) {
+  store(p, v, part);
+}
+QAT_LANES_INLINE void store_shifted(int8_t* p, Lanes v, Part part) {
+  int8_t buffer[16];
+  store_shifted(buffer, v);
   for (int i = 0; i < part.count; ++i) p[i] = buffer[i];
 }
 
@@ -102,7 +120,8 @@ QAT_LANES_INLINE float sum(const Lanes (&four)[4]) {
 /// Cody-Waite reduction to |r| <= ln2/2 and a Taylor polynomial.
 QAT_LANES_INLINE Lanes exp(Lanes x) {
   const Lanes bounded = min(max(x, all(-87.0f)), all(88.0f));
-  const Lanes n = round_even(bounded * all(1.44269504f));
+  const Lanes shifted = bounded * all(1.44269504f) + all(kShift);
+  const Lanes n = shifted - all(kShift);
   const Lanes r = (bounded - n * all(0.693359375f)) - n * all(-2.12194440e-4f);
   Lanes p = all(1.9875691500e-4f);
   p = p * r + all(1.3981999507e-3f);
@@ -111,7 +130,7 @@ QAT_LANES_INLINE Lanes exp(Lanes x) {
   p = p * r + all(1.6666665459e-1f);
   p = p * r + all(5.0000001201e-1f);
   p = p * (r * r) + r + all(1.0f);
-  return p * power_of_two(n);
+  return scale_by_power(p, shifted);
 }
 
 /// 1 / (1 + e^-x); NaN stays NaN.

@@ -36,25 +36,64 @@ QAT_LANES_INLINE void store(float* p, Lanes x) {
   _mm256_storeu_ps(p, x.low);
   _mm256_storeu_ps(p + 8, x.high);
 }
-QAT_LANES_INLINE __m256i bfloat16_bits(__m256 x) {
+QAT_LANES_INLINE __m256i number_bits(__m256 x) {
   const __m256i bits = _mm256_castps_si256(x);
-  const __m256i upper = _mm256_srli_epi32(bits, 16);
-  const __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
   const __m256i biased = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
-  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-  return _mm256_blendv_epi8(_mm256_srli_epi32(biased, 16),
-                            _mm256_or_si256(upper, _mm256_set1_epi32(0x40)), nan);
+  return _mm256_srli_epi32(biased, 16);
 }
-QAT_LANES_INLINE void store(BFloat16* p, Lanes x) {
-  const __m256i packed = _mm256_packus_epi32(bfloat16_bits(x.low), bfloat16_bits(x.high));
+QAT_LANES_INLINE __m256i bfloat16_bits(__m256 x) {
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(number_bits(x), _mm256_set1_epi32(kNanBFloat16), nan);
+}
+QAT_LANES_INLINE void store_words(BFloat16* p, __m256i low, __m256i high) {
+  const __m256i packed = _mm256_packus_epi32(low, high);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xD8));
 }
-QAT_LANES_INLINE void store(int8_t* p, Lanes x) {
-  const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.low), _mm256_cvtps_epi32(x.high));
+QAT_LANES_INLINE void store(BFloat16* p, Lanes x) {
+  store_words(p, bfloat16_bits(x.low), bfloat16_bits(x.high));
+}
+QAT_LANES_INLINE void store_number(float* p, Lanes x) {
+  store(p, x);
+}
+QAT_LANES_INLINE void store_number(BFloat16* p, Lanes x) {
+  store_words(p, number_bits(x.low), number_bits(x.high));
+}
+QAT_LANES_INLINE __m256i unshifted(__m256 x) {
+  return _mm256_sub_epi32(_mm256_castps_si256(x), _mm256_set1_epi32(0x4B400000));
+}
+QAT_LANES_INLINE void store_shifted(int8_t* p, Lanes x) {
+  const __m256i words = _mm256_packs_epi32(unshifted(x.low), unshifted(x.high));
   const __m256i ordered = _mm256_permute4x64_epi64(words, 0xD8);
   _mm_storeu_si128(
       reinterpret_cast<__m128i*>(p),
       _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1)));
+}
+
+QAT_LANES_INLINE __m256i sizes_of(const BFloat16* p) {
+  return _mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
+                          _mm256_set1_epi16(0x7FFF));
+}
+QAT_LANES_INLINE float amax_of_sixteens(const BFloat16* x, int64_t count) {
+  __m256i even = _mm256_setzero_si256(), odd = _mm256_setzero_si256();
+  int64_t i = 0;
+  for (; i + 32 <= count; i += 32) {
+    even = _mm256_max_epu16(even, sizes_of(x + i));
+    odd = _mm256_max_epu16(odd, sizes_of(x + i + 16));
+  }
+  if (i < count) even = _mm256_max_epu16(even, sizes_of(x + i));
+  even = _mm256_max_epu16(even, odd);
+  const __m128i eight =
+      _mm_max_epu16(_mm256_castsi256_si128(even), _mm256_extracti128_si256(even, 1));
+  // minpos finds the smallest: of the complements, the largest.
+  const __m128i flipped = _mm_xor_si128(eight, _mm_set1_epi16(-1));
+  const uint16_t least = uint16_t(_mm_extract_epi16(_mm_minpos_epu16(flipped), 0));
+  return to_float(BFloat16{uint16_t(~least)});
+}
+template <class T>
+QAT_LANES_INLINE void transpose(const T* x, int64_t stride, float* columns) {
+  for (int row = 0; row < 16; ++row)
+    for (int i = 0; i < 16; ++i) columns[i * 16 + row] = to_float(x[row * stride + i]);
 }
 
 QAT_LANES_INLINE Lanes operator+(Lanes a, Lanes b) {
@@ -91,12 +130,23 @@ QAT_LANES_INLINE Lanes round_even(Lanes a) {
   return {_mm256_add_ps(_mm256_round_ps(a.low, kMode), zero),
           _mm256_add_ps(_mm256_round_ps(a.high, kMode), zero)};
 }
-QAT_LANES_INLINE __m256 power_of_two(__m256 n) {
-  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+QAT_LANES_INLINE __m256 scale_by_power(__m256 p, __m256 shifted) {
+  const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent));
 }
-QAT_LANES_INLINE Lanes power_of_two(Lanes n) {
-  return {power_of_two(n.low), power_of_two(n.high)};
+QAT_LANES_INLINE Lanes scale_by_power(Lanes p, Lanes shifted) {
+  return {scale_by_power(p.low, shifted.low), scale_by_power(p.high, shifted.high)};
+}
+QAT_LANES_INLINE __m256 round_mantissa(__m256 a, int dropped) {
+  const __m128i shift = _mm_cvtsi32_si128(dropped);
+  const __m256i bits = _mm256_castps_si256(a);
+  const __m256i odd = _mm256_and_si256(_mm256_srl_epi32(bits, shift), _mm256_set1_epi32(1));
+  const __m256i half = _mm256_set1_epi32((1 << (dropped - 1)) - 1);
+  const __m256i biased = _mm256_add_epi32(_mm256_add_epi32(bits, half), odd);
+  return _mm256_castsi256_ps(_mm256_sll_epi32(_mm256_srl_epi32(biased, shift), shift));
+}
+QAT_LANES_INLINE Lanes round_mantissa(Lanes a, int dropped) {
+  return {round_mantissa(a.low, dropped), round_mantissa(a.high, dropped)};
 }
 QAT_LANES_INLINE __m256 max_magnitude(__m256 a, __m256 b) {
   return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(b)));

@@ -35,9 +35,37 @@ QAT_LANES_INLINE void store(float* p, Lanes x) {
 QAT_LANES_INLINE void store(BFloat16* p, Lanes x) {
   for (int lane = 0; lane < 16; ++lane) p[lane] = to_bfloat16(x.v[lane]);
 }
-/// Codes: integers in [-128, 127].
-QAT_LANES_INLINE void store(int8_t* p, Lanes x) {
-  for (int lane = 0; lane < 16; ++lane) p[lane] = int8_t(int(x.v[lane]));
+/// As store, for values that are not NaN.
+QAT_LANES_INLINE void store_number(float* p, Lanes x) {
+  store(p, x);
+}
+QAT_LANES_INLINE void store_number(BFloat16* p, Lanes x) {
+  store(p, x);
+}
+/// Integers in [-128, 127] from 1.5 * 2^23 + integer.
+QAT_LANES_INLINE void store_shifted(int8_t* p, Lanes x) {
+  for (int lane = 0; lane < 16; ++lane) p[lane] = int8_t(bits_of(x.v[lane]) & 0xFFu);
+}
+/// Largest |x| of whole sixteens; NaN wins.
+QAT_LANES_INLINE float amax_of_sixteens(const BFloat16* x, int64_t count) {
+  uint16_t largest[16] = {};
+  for (int64_t i = 0; i < count; i += 16)
+    for (int lane = 0; lane < 16; ++lane) {
+      const uint16_t size = x[i + lane].bits & 0x7FFFu;
+      largest[lane] = size > largest[lane] ? size : largest[lane];
+    }
+  uint16_t result = 0;
+  for (uint16_t value : largest) result = value > result ? value : result;
+  return to_float(BFloat16{result});
+}
+/// columns[i * 16 + row] = x[row * stride + i] for sixteen rows and columns.
+QAT_LANES_INLINE void transpose(const float* x, int64_t stride, float* columns) {
+  for (int row = 0; row < 16; ++row)
+    for (int i = 0; i < 16; ++i) columns[i * 16 + row] = x[row * stride + i];
+}
+QAT_LANES_INLINE void transpose(const BFloat16* x, int64_t stride, float* columns) {
+  for (int row = 0; row < 16; ++row)
+    for (int i = 0; i < 16; ++i) columns[i * 16 + row] = to_float(x[row * stride + i]);
 }
 
 QAT_LANES_INLINE Lanes operator+(Lanes a, Lanes b) {
@@ -74,9 +102,19 @@ QAT_LANES_INLINE Lanes round_even(Lanes a) {
   const Lanes bounded = min(max(a, all(-0x1p22f)), all(0x1p22f));
   QAT_EACH_LANE((bounded.v[lane] + 0x1.8p23f) - 0x1.8p23f);
 }
-/// 2^n for integers n in [-126, 127].
-QAT_LANES_INLINE Lanes power_of_two(Lanes n) {
-  QAT_EACH_LANE(float_of(uint32_t(int(n.v[lane]) + 127) << 23));
+/// p * 2^n, where shifted = 1.5 * 2^23 + n and neither p nor the product is subnormal.
+QAT_LANES_INLINE Lanes scale_by_power(Lanes p, Lanes shifted) {
+  QAT_EACH_LANE(float_of(bits_of(p.v[lane]) + (bits_of(shifted.v[lane]) << 23)));
+}
+/// Rounds half to even to a value whose `dropped` lowest bits are 0. NaN may become anything.
+QAT_LANES_INLINE Lanes round_mantissa(Lanes a, int dropped) {
+  Lanes result;
+  for (int lane = 0; lane < 16; ++lane) {
+    const uint32_t bits = bits_of(a.v[lane]), odd = (bits >> dropped) & 1u;
+    const uint32_t rounded = bits + ((1u << (dropped - 1)) - 1u) + odd;
+    result.v[lane] = float_of(rounded >> dropped << dropped);
+  }
+  return result;
 }
 /// The larger of two absolute values; NaN wins over everything. Both arguments have no sign bit.
 QAT_LANES_INLINE Lanes max_magnitude(Lanes a, Lanes b) {

@@ -1,13 +1,15 @@
 // Quantize, fake quantize, dequantize and the straight-through gradient, over segments of
 // consecutive elements that share a scale. Scalar arithmetic is that of kernels/quant_math.h; the
 // lanes here do the same operations in the same order.
+#include "kernels/cpu/vector/lane_grids.h"
 #include "kernels/cpu/vector/lanes.h"
 #include "kernels/cpu/vector/vector_kernels.h"
 
 namespace qat::cpu::QAT_LANES {
 namespace {
 
-constexpr int kBatch = 16;  // segments whose grids are computed together, one a lane for mse
+constexpr int kBatch = 16;          // short segments whose grids are computed together, one a lane
+constexpr int64_t kShortest = 256;  // longer segments are searched one by one
 
 template <class T>
 QAT_LANES_INLINE Extent extent_of(const T* x, int64_t count) {
@@ -23,16 +25,22 @@ QAT_LANES_INLINE Extent extent_of(const T* x, int64_t count) {
   return {smallest(low), largest(high)};
 }
 
-/// The extent where only the magnitude matters.
-template <class T>
-QAT_LANES_INLINE Extent symmetric_extent_of(const T* x, int64_t count) {
+QAT_LANES_INLINE float amax_of(const float* x, int64_t count) {
   Lanes size[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
   over_lanes_in_fours(count, [&](int64_t i, auto part, int k) {
     size[k] = max_magnitude(size[k], abs(load(x + i, part)));
   });
-  const float amax = largest_magnitude(
+  return largest_magnitude(
       max_magnitude(max_magnitude(size[0], size[1]), max_magnitude(size[2], size[3])));
-  return {-amax, amax};
+}
+QAT_LANES_INLINE float amax_of(const BFloat16* x, int64_t count) {
+  const int64_t whole = count / 16 * 16;
+  float amax = amax_of_sixteens(x, whole);
+  for (int64_t i = whole; i < count; ++i) {
+    const float size = magnitude(to_float(x[i]));
+    amax = bits_of(size) > bits_of(amax) ? size : amax;
+  }
+  return amax;
 }
 
 template <class T>
@@ -58,104 +66,118 @@ float peak(const void* x, DType type, int64_t count) {
   return peak_of(values, count, extent_of(values, count));
 }
 
-// ScaleRule::mse. Errors are counted in units of the scale and multiplied by its square at the end;
-// being estimates, they may use fused operations (the same on every instruction set).
+/// The codes of a grid moved by 1.5 * 2^23 and by the zero point: adding kShift to x / scale rounds
+/// it, and min and max work on the moved value.
+struct ShiftedRange {
+  Lanes low, high;
+};
+
+QAT_LANES_INLINE ShiftedRange shifted_range(const QuantSpec& spec, Lanes zero) {
+  return {all(kShift + float(spec.qmin())) - zero, all(kShift + float(spec.qmax())) - zero};
+}
+
+/// kShift + code - zero.
+QAT_LANES_INLINE Lanes shifted_code(Lanes x, Lanes inverse, ShiftedRange range) {
+  return min(max(x * inverse + all(kShift), range.low), range.high);
+}
+
+// The search for the scale of least squared error. Errors are counted in units of the scale and
+// multiplied by its square at the end; being estimates, they may use fused operations (the same on
+// every instruction set).
 
 /// A lower bound of the squared error that clipping alone costs; grows as the scale shrinks.
-QAT_LANES_INLINE Lanes clipping_error(const QuantSpec& spec, Lanes low, Lanes high, Lanes scale) {
-  const Lanes zero = all(0.0f);
+QAT_LANES_INLINE Lanes clipping_error(const QuantSpec& spec, LaneExtent extent, Lanes scale) {
+  const Lanes zero = all(0.0f), size = abs(scale);
   if (!spec.symmetric()) {
-    const Lanes over = max((high - low) - all(float(spec.qmax() - spec.qmin())) * scale, zero);
+    const Lanes covered = all(float(spec.qmax() - spec.qmin())) * size;
+    const Lanes over = max((extent.high - extent.low) - covered, zero);
     return all(0.5f) * over * over;
   }
-  const Lanes above = high - all(float(spec.qmax())) * scale;
-  const Lanes below = all(float(spec.qmin())) * scale - low;
+  const Mask negative = less(scale, zero);
+  const Lanes low = select(negative, negated(extent.high), extent.low);
+  const Lanes high = select(negative, negated(extent.low), extent.high);
+  const Lanes above = high - all(float(spec.qmax())) * size;
+  const Lanes below = all(float(spec.qmin())) * size - low;
   const Lanes over = max(max(above, below), zero);
   return over * over;
 }
 
 /// Adds the squared error, in units of the scale, of x on the grid.
-QAT_LANES_INLINE Lanes add_error(Lanes errors, Lanes x, Lanes inverse, Lanes low, Lanes high) {
-  // Adding 1.5 * 2^23 rounds to an integer; min and max work on the shifted value.
-  const Lanes shifted = min(max(fused(x, inverse, all(0x1.8p23f)), low), high);
-  const Lanes error = fused(x, inverse, all(0x1.8p23f) - shifted);
+QAT_LANES_INLINE Lanes add_error(Lanes errors, Lanes x, Lanes inverse, ShiftedRange range) {
+  const Lanes code = min(max(fused(x, inverse, all(kShift)), range.low), range.high);
+  const Lanes error = fused(x, inverse, all(kShift) - code);
   return fused(error, error, errors);
 }
 
-/// Grids of up to sixteen segments, one a lane.
+/// Squared errors of sixteen segments, one a lane, columns[i] holding element i of each.
+QAT_LANES_INLINE Lanes column_errors(const float* columns, int64_t length, const QuantSpec& spec,
+                                     LaneGrid grid) {
+  const Lanes inverse = all(1.0f) / grid.scale;
+  const ShiftedRange range = shifted_range(spec, grid.zero);
+  Lanes errors[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
+  int64_t i = 0;
+  for (; i + 4 <= length; i += 4) {
+    errors[0] = add_error(errors[0], load(columns + i * 16), inverse, range);
+    errors[1] = add_error(errors[1], load(columns + i * 16 + 16), inverse, range);
+    errors[2] = add_error(errors[2], load(columns + i * 16 + 32), inverse, range);
+    errors[3] = add_error(errors[3], load(columns + i * 16 + 48), inverse, range);
+  }
+  for (; i < length; ++i) errors[0] = add_error(errors[0], load(columns + i * 16), inverse, range);
+  return ((errors[0] + errors[1]) + (errors[2] + errors[3])) * (grid.scale * grid.scale);
+}
+
+// Rounding of sums must not make a bound exceed what it bounds.
+constexpr float kBoundMargin = 1.00001f;
+
+/// Turns up to sixteen segments of `length` elements into columns; missing ones are 0.
 template <class T>
-void best_grids_by_lane(const T* x, int64_t length, int segments, const QuantSpec& spec,
-                        float* scale_out, float* zero_out) {
-  constexpr int64_t kLongest = 256;
-  alignas(64) float columns[kLongest * 16];
+QAT_LANES_INLINE void fill_columns(const T* x, int64_t length, int segments, float* columns) {
+  const int64_t whole = segments == 16 ? length / 16 * 16 : 0;
+  for (int64_t i = 0; i < whole; i += 16) transpose(x + i, length, columns + i * 16);
   for (int segment = 0; segment < 16; ++segment)
-    for (int64_t i = 0; i < length; ++i)
+    for (int64_t i = whole; i < length; ++i)
       columns[i * 16 + segment] = segment < segments ? to_float(x[segment * length + i]) : 0.0f;
-  Lanes low = all(0.0f), high = all(0.0f), size = all(0.0f);
+}
+
+/// Searched grids of up to sixteen short segments, one a lane.
+template <class T>
+QAT_LANES_INLINE LaneGrid best_grids(const T* x, int64_t length, int segments,
+                                     const QuantSpec& spec) {
+  alignas(64) float columns[kShortest * 16];
+  fill_columns(x, length, segments, columns);
+  LaneExtent extent = {all(0.0f), all(0.0f)};
+  Lanes size = all(0.0f);
   for (int64_t i = 0; i < length; ++i) {
     const Lanes value = load(columns + i * 16);
-    low = min(value, low);
-    high = max(value, high);
+    extent.low = min(value, extent.low);
+    extent.high = max(value, extent.high);
     size = max_magnitude(size, abs(value));
   }
-  alignas(64) float lows[16], highs[16], sizes[16], raws[16], scales[16], zeros[16];
-  store(lows, low);
-  store(highs, high);
-  store(sizes, size);
-  for (int lane = 0; lane < 16; ++lane) {
-    if (is_nan(sizes[lane])) lows[lane] = highs[lane] = sizes[lane];
-    raws[lane] = raw_scale(spec, {lows[lane], highs[lane]}, 0.0f);
+  extent = {keep_nan(size, extent.low), keep_nan(size, extent.high)};
+  Lanes raw = raw_scale(spec, extent, all(0.0f));
+  LaneGrid best = make_grid(spec, extent, raw);
+  Lanes best_error = column_errors(columns, length, spec, best);
+  for (int step = 1; step < kShrinkSteps; ++step) {
+    raw = raw * all(kShrink);
+    const LaneGrid grid = make_grid(spec, extent, raw);
+    const Lanes bound = clipping_error(spec, extent, grid.scale);
+    if (!any(less(bound, best_error * all(kBoundMargin)))) break;
+    const Lanes error = column_errors(columns, length, spec, grid);
+    const Mask better = less(error, best_error);
+    best_error = select(better, error, best_error);
+    best.scale = select(better, grid.scale, best.scale);
+    best.zero = select(better, grid.zero, best.zero);
   }
-  Lanes best_error = all(0.0f), best_scale = all(0.0f), best_zero = all(0.0f);
-  for (int step = 0; step < kShrinkSteps; ++step) {
-    for (int lane = 0; lane < 16; ++lane) {
-      const Grid grid = make_grid(spec, {lows[lane], highs[lane]}, raws[lane] * shrink_ratio(step));
-      scales[lane] = grid.scale;
-      zeros[lane] = grid.zero;
-    }
-    const Lanes scale = load(scales), zero = load(zeros), inverse = all(1.0f) / scale;
-    if (step > 0) {
-      // 1.00001: rounding of the sums must not make the bound exceed what it bounds.
-      const Lanes bound = clipping_error(spec, low, high, scale);
-      if (!any(less(bound, best_error * all(1.00001f)))) break;
-    }
-    const Lanes first = all(0x1.8p23f + float(spec.qmin())) - zero;
-    const Lanes last = all(0x1.8p23f + float(spec.qmax())) - zero;
-    Lanes errors[2] = {all(0.0f), all(0.0f)};
-    int64_t i = 0;
-    for (; i + 2 <= length; i += 2) {
-      errors[0] = add_error(errors[0], load(columns + i * 16), inverse, first, last);
-      errors[1] = add_error(errors[1], load(columns + i * 16 + 16), inverse, first, last);
-    }
-    if (i < length) errors[0] = add_error(errors[0], load(columns + i * 16), inverse, first, last);
-    const Lanes error = (errors[0] + errors[1]) * (scale * scale);
-    if (step == 0) {
-      best_error = error;
-      best_scale = scale;
-      best_zero = zero;
-    } else {
-      const Mask better = less(error, best_error);
-      best_error = select(better, error, best_error);
-      best_scale = select(better, scale, best_scale);
-      best_zero = select(better, zero, best_zero);
-    }
-  }
-  store(scales, best_scale);
-  store(zeros, best_zero);
-  for (int segment = 0; segment < segments; ++segment) {
-    scale_out[segment] = scales[segment];
-    zero_out[segment] = zeros[segment];
-  }
+  return best;
 }
 
 template <class T>
 float error_on(const T* x, int64_t count, const QuantSpec& spec, Grid grid) {
   const Lanes inverse = all(1.0f / grid.scale);
-  const Lanes first = all((0x1.8p23f + float(spec.qmin())) - grid.zero);
-  const Lanes last = all((0x1.8p23f + float(spec.qmax())) - grid.zero);
+  const ShiftedRange range = shifted_range(spec, all(grid.zero));
   Lanes errors[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
   over_lanes_in_fours(count, [&](int64_t i, auto part, int k) {
-    errors[k] = add_error(errors[k], load(x + i, part), inverse, first, last);
+    errors[k] = add_error(errors[k], load(x + i, part), inverse, range);
   });
   return sum(errors) * (grid.scale * grid.scale);
 }
@@ -168,17 +190,19 @@ void grid_errors(const void* x, DType type, int64_t count, const QuantSpec& spec
                     : error_on(static_cast<const BFloat16*>(x), count, spec, grids[i]);
 }
 
-/// The grid of one long segment.
+/// The searched grid of one long segment.
 template <class T>
 Grid best_grid(const T* x, int64_t length, const QuantSpec& spec) {
   const Extent extent = extent_of(x, length);
-  const float raw = raw_scale(spec, extent, 0.0f);
+  const LaneExtent extents = {all(extent.low), all(extent.high)};
+  float raw = raw_scale(spec, extent, 0.0f);
   Grid best = make_grid(spec, extent, raw);
   float best_error = error_on(x, length, spec, best);
   for (int step = 1; step < kShrinkSteps; ++step) {
-    const Grid grid = make_grid(spec, extent, raw * shrink_ratio(step));
-    const Lanes bound = clipping_error(spec, all(extent.low), all(extent.high), all(grid.scale));
-    if (!any(less(bound, all(best_error * 1.00001f)))) break;
+    raw = raw * kShrink;
+    const Grid grid = make_grid(spec, extent, raw);
+    const Lanes bound = clipping_error(spec, extents, all(grid.scale));
+    if (!any(less(bound, all(best_error * kBoundMargin)))) break;
     const float error = error_on(x, length, spec, grid);
     if (!(error < best_error)) continue;
     best_error = error;
@@ -187,43 +211,73 @@ Grid best_grid(const T* x, int64_t length, const QuantSpec& spec) {
   return best;
 }
 
-/// Grids of up to kBatch segments.
+struct Measure {
+  Extent extent;
+  float peak;
+};
+
+/// What a scale rule that does not search needs to know of a segment.
 template <class T>
-QAT_LANES_INLINE void compute_grids(const T* x, int64_t length, int segments, const QuantSpec& spec,
-                                    float* scale, float* zero) {
+QAT_LANES_INLINE Measure measure(const T* x, int64_t length, ScaleRule rule) {
+  if (rule == ScaleRule::amax || rule == ScaleRule::half_range) {
+    const float amax = amax_of(x, length);
+    return {{-amax, amax}, 0.0f};
+  }
+  const Extent extent = extent_of(x, length);
+  return {extent, rule == ScaleRule::signed_max ? peak_of(x, length, extent) : 0.0f};
+}
+
+/// Grids of up to kBatch short segments.
+template <class T>
+QAT_LANES_INLINE LaneGrid short_grids(const T* x, int64_t length, int segments,
+                                      const QuantSpec& spec) {
   const ScaleRule rule = effective_rule(spec);
-  if (rule == ScaleRule::mse) {
-    if (length <= 256) return best_grids_by_lane(x, length, segments, spec, scale, zero);
-    for (int s = 0; s < segments; ++s) {
-      const Grid grid = best_grid(x + s * length, length, spec);
-      scale[s] = grid.scale;
-      zero[s] = grid.zero;
-    }
+  if (is_searched(rule)) return best_grids(x, length, segments, spec);
+  alignas(64) float low[16] = {}, high[16] = {}, peak[16] = {};
+  for (int s = 0; s < segments; ++s) {
+    const Measure measured = measure(x + s * length, length, rule);
+    low[s] = measured.extent.low;
+    high[s] = measured.extent.high;
+    peak[s] = measured.peak;
+  }
+  const LaneExtent extent = {load(low), load(high)};
+  return make_grid(spec, extent, raw_scale(spec, extent, load(peak)));
+}
+
+template <class T>
+Grid long_grid(const T* x, int64_t length, const QuantSpec& spec) {
+  const ScaleRule rule = effective_rule(spec);
+  if (is_searched(rule)) return best_grid(x, length, spec);
+  const Measure measured = measure(x, length, rule);
+  return make_grid(spec, measured.extent, raw_scale(spec, measured.extent, measured.peak));
+}
+
+/// Codes of one segment.
+template <class From>
+QAT_LANES_INLINE void write_segment(const From* x, int8_t* y, int64_t length, const QuantSpec& spec,
+                                    Grid grid) {
+  const Lanes inverse = all(1.0f / grid.scale), zero = all(grid.zero);
+  const ShiftedRange range = shifted_range(spec, zero);
+  over_lanes(length, [=](int64_t i, auto part) {
+    store_shifted(y + i, shifted_code(load(x + i, part), inverse, range) + zero, part);
+  });
+}
+
+/// Values of one segment.
+template <class From, class To>
+QAT_LANES_INLINE void write_segment(const From* x, To* y, int64_t length, const QuantSpec& spec,
+                                    Grid grid) {
+  const Lanes scale = all(grid.scale);
+  if (is_nan(grid.scale)) {
+    over_lanes(length, [=](int64_t i, auto part) { store(y + i, scale, part); });
     return;
   }
-  const bool magnitude_only = rule == ScaleRule::amax || rule == ScaleRule::half_range;
-  for (int s = 0; s < segments; ++s) {
-    const T* values = x + s * length;
-    const Extent extent =
-        magnitude_only ? symmetric_extent_of(values, length) : extent_of(values, length);
-    const float top = rule == ScaleRule::signed_max ? peak_of(values, length, extent) : 0.0f;
-    const Grid grid = make_grid(spec, extent, raw_scale(spec, extent, top));
-    scale[s] = grid.scale;
-    zero[s] = grid.zero;
-  }
-}
-
-QAT_LANES_INLINE Lanes codes_of(Lanes x, Lanes inverse, Lanes zero, Lanes low, Lanes high) {
-  return min(max(round_even(x * inverse) + zero, low), high);
-}
-
-/// What is stored of a code: itself, or the value it stands for.
-QAT_LANES_INLINE void store_result(int8_t* y, Lanes code, Lanes, Lanes, auto part) {
-  store(y, code, part);
-}
-template <class T>
-QAT_LANES_INLINE void store_result(T* y, Lanes code, Lanes zero, Lanes scale, auto part) {
-  store(y, (code - zero) * scale, part);
+  const Lanes inverse = all(1.0f / grid.scale);
+  const ShiftedRange range = shifted_range(spec, all(grid.zero));
+  over_lanes(length, [=](int64_t i, auto part) {
+    const Lanes code = shifted_code(load(x + i, part), inverse, range) - all(kShift);
+    store_number(y + i, code * scale, part);
+  });
 }
 
 template <class From, class To>
@@ -231,27 +285,29 @@ void quantize_segments(const SegmentJob& job) {
   const From* x = static_cast<const From*>(job.x);
   To* y = static_cast<To*>(job.y);
   const int64_t length = job.length;
-  const Lanes low = all(float(job.spec.qmin())), high = all(float(job.spec.qmax()));
-  float scales[kBatch], zeros[kBatch];
-  for (int64_t start = 0; start < job.segments; start += kBatch) {
-    const int batch = int(job.segments - start < kBatch ? job.segments - start : kBatch);
+  const int most = length <= kShortest ? kBatch : 1;
+  alignas(64) float scales[kBatch], zeros[kBatch];
+  for (int64_t start = 0; start < job.segments; start += most) {
+    const int batch = int(job.segments - start < most ? job.segments - start : most);
     if (job.given_scale != nullptr) {
       for (int s = 0; s < batch; ++s) {
         scales[s] = job.given_scale[start + s];
         zeros[s] = job.given_zero != nullptr ? job.given_zero[start + s] : 0.0f;
       }
+    } else if (most > 1) {
+      const LaneGrid grids = short_grids(x, length, batch, job.spec);
+      store(scales, grids.scale);
+      store(zeros, grids.zero);
     } else {
-      compute_grids(x, length, batch, job.spec, scales, zeros);
+      const Grid grid = long_grid(x, length, job.spec);
+      scales[0] = grid.scale;
+      zeros[0] = grid.zero;
     }
     for (int s = 0; s < batch; ++s, x += length) {
       if (job.scale != nullptr) job.scale[start + s] = scales[s];
       if (job.zero != nullptr) job.zero[start + s] = zeros[s];
       if (y == nullptr) continue;
-      const Lanes inverse = all(1.0f / scales[s]), zero = all(zeros[s]), scale = all(scales[s]);
-      over_lanes(length, [=](int64_t i, auto part) {
-        store_result(y + i, codes_of(load(x + i, part), inverse, zero, low, high), zero, scale,
-                     part);
-      });
+      write_segment(x, y, length, job.spec, {scales[s], zeros[s]});
       y += length;
     }
   }
@@ -300,13 +356,13 @@ void gradient_segments(const GradientJob& job) {
   const Upstream* dy = static_cast<const Upstream*>(job.dy);
   Gradient* dx = static_cast<Gradient*>(job.dx);
   const int64_t length = job.length;
-  const Lanes low = all(float(job.spec.qmin())), high = all(float(job.spec.qmax()));
   for (int64_t s = 0; s < job.segments; ++s, x += length, dy += length, dx += length) {
     const Lanes inverse = all(1.0f / job.scale[s]);
-    const Lanes zero = all(job.zero != nullptr ? job.zero[s] : 0.0f);
+    const ShiftedRange range =
+        shifted_range(job.spec, all(job.zero != nullptr ? job.zero[s] : 0.0f));
     over_lanes(length, [=](int64_t i, auto part) {
-      const Lanes position = round_even(load(x + i, part) * inverse) + zero;
-      const Mask inside = both(at_least(position, low), at_least(high, position));
+      const Lanes position = load(x + i, part) * inverse + all(kShift);
+      const Mask inside = both(at_least(position, range.low), at_least(range.high, position));
       store(dx + i, select(inside, load(dy + i, part), all(0.0f)), part);
     });
   }
