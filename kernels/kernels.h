@@ -162,7 +162,8 @@ struct HeadLoss {
 /// With given_scale (and given_zero when asymmetric) the grid is taken, not computed: then scale and
 /// zero outputs may be empty. zero may be empty for a symmetric spec.
 /// code = clamp(rne(x * (1/scale)) + zero, qmin, qmax); a scale of 0 is stored as the smallest normal
-/// value of the scale type so that nothing divides by zero.
+/// value of the scale type so that nothing divides by zero. Finite x never gives NaN; NaN in x makes
+/// its scale NaN (see quant_math.h).
 struct Quantize {
   ConstView x, given_scale, given_zero;
   View codes, scale, zero;
@@ -214,7 +215,8 @@ struct SumSquares {
 /// 8-bit states: m, v u8 indices of bitsandbytes' dynamic maps (m signed, v unsigned), blocks of 256,
 /// m_absmax, v_absmax f32 [ceil(N/256)].
 /// p f32, or bf16 with stochastic rounding keyed by (seed, step, element); copy (optional, bf16) gets
-/// the updated p rounded to nearest even.
+/// the updated p rounded to nearest even. A gradient element that is not finite leaves its p alone; its
+/// 32-bit m and v stay, its 8-bit m and v become 0, as in bitsandbytes.
 struct AdamW {
   View p, m, v, m_absmax, v_absmax, copy;
   ConstView g;
