@@ -20,7 +20,7 @@ void store_floats(const std::vector<float>& values, View out) {
     if (out.dtype == DType::f32)
       out.as<float>()[i] = values[i];
     else
-      out.as<uint16_t>()[i] = bf16_from_float(values[i]);
+      out.as<BFloat16>()[i] = to_bfloat16(values[i]);
   }
 }
 

@@ -34,12 +34,12 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<size_t>& scratch_by
           if (first[size_t(id)] < 0) first[size_t(id)] = n;
           last[size_t(id)] = n;
         }
-    // What the prologue makes is read in every micro-batch; what the body makes may be overwritten by
-    // the next one, but the epilogue's inputs stay.
+  }
+  // What the prologue makes is read in every micro-batch, so it outlives the body's last node.
+  for (const Node& node : graph.nodes)
     if (node.phase == Phase::prologue)
       for (Id out : node.outputs)
         if (out != kNone) last[size_t(out)] = nodes;
-  }
   for (Id id : keep) last[size_t(id)] = nodes;
 
   // In place: an op's first output takes over the block of its first input when that dies there.
