@@ -194,11 +194,13 @@ struct FakeQuantBackward {
 
 /// Running statistics of an activation x_TC: column_amax_C (f32, optional) = max(old, |x| by column);
 /// min_max (f32 [2], optional) = running min and max; histogram (i64 [bins], optional) counts
-/// |x| / histogram_top * bins, the last bin taking what lies above.
+/// |x| / histogram_top * bins, the last bin taking what lies above. With a histogram_bottom below 0
+/// it counts x itself in bins over [histogram_bottom, histogram_top], the outer ones taking the rest.
 struct Observe {
   ConstView x_TC;
   View column_amax_C, min_max, histogram;
   float histogram_top;
+  float histogram_bottom = 0.0f;
 };
 
 /// sum of squares (f64 accumulate, fixed order) added to out[0], count of non-finite values to

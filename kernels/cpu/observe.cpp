@@ -29,14 +29,16 @@ void widen_min_max(const T* x, int64_t count, float* min_max, const Stream& stre
   });
 }
 
+// Counts the values between bottom and top, or, when bottom is 0, the magnitudes up to top.
 template <class T>
-void count_magnitudes(const T* x, int64_t count, const View& histogram, float top,
-                      const Stream& stream) {
+void count_values(const T* x, int64_t count, const View& histogram, float bottom, float top,
+                  const Stream& stream) {
   const int64_t bins = histogram.count();
   int64_t* counts = histogram.as<int64_t>();
-  const float per_unit = float(bins) / top;
-  const auto bin_of = [=](float size) {
-    const float position = size * per_unit;
+  const float per_unit = float(bins) / (top - bottom);
+  const auto bin_of = [=](float value) {
+    const float position = ((bottom < 0.0f ? value : magnitude(value)) - bottom) * per_unit;
+    if (!(position > 0.0f)) return int64_t(0);
     return position < float(bins) ? std::min(int64_t(position), bins - 1) : bins - 1;
   };
   over_ranges(stream, count, 64, 4, [&](int64_t begin, int64_t end) {
@@ -45,14 +47,14 @@ void count_magnitudes(const T* x, int64_t count, const View& histogram, float to
     const bool fits = bins <= kLocalBins && end - begin < (int64_t(1) << 31);
     if (fits) std::fill_n(local.begin(), bins, 0);
     for (int64_t i = begin; i < end; ++i) {
-      const float size = magnitude(to_float(x[i]));
-      if (is_nan(size)) continue;
+      const float value = to_float(x[i]);
+      if (is_nan(value)) continue;
       if (fits) {
-        ++local[size_t(bin_of(size))];
+        ++local[size_t(bin_of(value))];
         continue;
       }
 #pragma omp atomic
-      ++counts[bin_of(size)];
+      ++counts[bin_of(value)];
     }
     if (!fits) return;
     for (int64_t bin = 0; bin < bins; ++bin) {
@@ -77,7 +79,8 @@ void observe_values(const Observe& args, const Stream& stream) {
   }
   if (args.min_max) widen_min_max(values, x.count(), args.min_max.as<float>(), stream);
   if (args.histogram)
-    count_magnitudes(values, x.count(), args.histogram, args.histogram_top, stream);
+    count_values(values, x.count(), args.histogram, args.histogram_bottom, args.histogram_top,
+                 stream);
 }
 
 }  // namespace
