@@ -1,0 +1,56 @@
+#include "models/prepare.h"
+
+#include <chrono>
+
+#include "engine/core/log.h"
+
+namespace qat {
+
+namespace {
+
+const char* name_of(RangeRule rule) {
+  switch (rule) {
+    case RangeRule::min_max:
+      return "min_max";
+    case RangeRule::percentile:
+      return "percentile";
+    case RangeRule::mse:
+      return "mse";
+  }
+  return "?";
+}
+
+}  // namespace
+
+bool needs_calibration(const QuantPlan& plan, const PrepareOptions& options) {
+  if (plan.linears.empty()) return false;
+  if (options.smooth.mode != SmoothMode::off) return true;
+  if (options.sensitivity == MeasureSensitivity::yes) return true;
+  for (const auto& [path, quant] : plan.linears)
+    if (quant.activation && quant.static_activation) return true;
+  return false;
+}
+
+PreparedModel prepare_for_quantization(const MeasuredModel& model, const QuantPlan& plan,
+                                       const std::vector<Batch>& batches,
+                                       const PrepareOptions& options) {
+  PreparedModel result;
+  if (!needs_calibration(plan, options)) return result;
+  const auto start = std::chrono::steady_clock::now();
+  result.smoothed = smooth(model, plan, batches, options.smooth);
+  result.calibrated = calibrate_activations(model, plan, batches, options.range);
+  if (!result.calibrated.empty())
+    log::info("calibrated {} activations ({})", result.calibrated.size(),
+              name_of(options.range.rule));
+  if (options.sensitivity == MeasureSensitivity::yes) {
+    result.sensitivity = measure_sensitivity(model, plan, batches);
+    result.order = least_damaging_first(result.sensitivity);
+  }
+  int64_t sequences = 0;
+  for (const Batch& batch : batches) sequences += batch.rows;
+  log::info("prepared on {} sequences of {} tokens in {:.1f} s", sequences, batches[0].sequence,
+            std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  return result;
+}
+
+}  // namespace qat

@@ -1,0 +1,38 @@
+// What happens to a model between loading and training (or a PTQ export): smoothing, calibration
+// and, when the schedule asks, the measurement of sensitivity, in the order in which each needs the
+// other.
+#pragma once
+
+#include <vector>
+
+#include "models/calibrate.h"
+#include "models/sensitivity.h"
+#include "models/smooth.h"
+
+namespace qat {
+
+enum class MeasureSensitivity : uint8_t { no, yes };
+
+struct PrepareOptions {
+  SmoothOptions smooth;
+  RangeOptions range;
+  MeasureSensitivity sensitivity = MeasureSensitivity::no;
+};
+
+struct PreparedModel {
+  std::vector<SmoothedPair> smoothed;       ///< empty when off
+  std::vector<CalibratedInput> calibrated;  ///< empty when no activation is static
+  std::vector<LayerSensitivity> sensitivity;
+  std::vector<int64_t> order;  ///< of layers, least damaging first; empty unless measured
+};
+
+/// Whether any of it needs calibration text.
+bool needs_calibration(const QuantPlan& plan, const PrepareOptions& options);
+
+/// Smooths the masters in the Store, writes the static grids there, measures sensitivity. Once in
+/// the life of a model: a run that resumes takes masters, grids and order from its checkpoint.
+PreparedModel prepare_for_quantization(const MeasuredModel& model, const QuantPlan& plan,
+                                       const std::vector<Batch>& batches,
+                                       const PrepareOptions& options);
+
+}  // namespace qat
