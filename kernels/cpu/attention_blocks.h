@@ -23,9 +23,6 @@ constexpr float kLog2E = 1.44269504088896340736f, kLn2 = 0.69314718055994530942f
 QAT_INLINE Floats weight_exp2(Floats x) {
   return exp2_short(x);
 }
-QAT_INLINE void put(Element* p, Floats x) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(x.v));
-}
 /// Rows r and r + 1 of a packed panel.
 QAT_INLINE void put_pair(Element* p, Floats even, Floats odd) {
   alignas(64) static constexpr uint16_t kInterleave[32] = {
@@ -39,9 +36,6 @@ QAT_INLINE void put_pair(Element* p, Floats even, Floats odd) {
 
 QAT_INLINE Floats weight_exp2(Floats x) {
   return exp2_of(x);
-}
-QAT_INLINE void put(Element* p, Floats x) {
-  store(p, x);
 }
 QAT_INLINE void put_pair(Element* p, Floats even, Floats odd) {
   store(p, even);

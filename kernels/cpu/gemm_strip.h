@@ -8,7 +8,7 @@
 namespace qat::cpu {
 namespace {
 
-constexpr int64_t kBlockK = kPair == 2 ? 1024 : 512;
+constexpr int64_t kBlockK = kPair == 2 ? 640 : 512;
 
 struct StripTemp {
   alignas(64) Element a[kStripRows * kBlockK];
@@ -51,7 +51,7 @@ void put_tile(const GemmStrip& s, const float* tile, int64_t stride, int64_t m, 
     int64_t j = 0;
     if (g.out == DType::bf16) {
       auto* c = static_cast<BFloat16*>(s.c) + at;
-      for (; j + kLanes <= cols; j += kLanes) store(c + j, load(tile + j));
+      for (; j + kLanes <= cols; j += kLanes) put(c + j, load(tile + j));
       for (; j < cols; ++j) c[j] = to_bfloat16(tile[j]);
     } else if (g.out == DType::i32) {
       // A block of K holds at most 512 products of int8: its sum is a whole number below 2^24.
@@ -82,13 +82,16 @@ void run_strip(const GemmStrip& s) {
       const int64_t m = s.m0 + t * kTile;
       const bool whole = m + kTile <= g.m && n + kTile <= g.n;
       if (g.out == DType::f32 && whole) {
-        multiply_tile(rows[t].at, rows[t].stride, panel, depth,
-                      static_cast<float*>(s.c) + m * g.ldc + n, g.ldc,
-                      g.accumulate || !s.first ? Start::add : Start::zero);
+        float* c = static_cast<float*>(s.c) + m * g.ldc + n;
+        const float* next = t + 1 < tiles ? c + kTile * g.ldc : c - t * kTile * g.ldc + kTile;
+        multiply_tile(rows[t].at, rows[t].stride, panel, depth, c, g.ldc,
+                      g.accumulate || !s.first ? Start::add : Start::zero, next);
       } else if (s.sums != nullptr) {
         float* sums = s.sums + t * kTile * s.sums_stride + p * kTile;
+        const float* next =
+            t + 1 < tiles ? sums + kTile * s.sums_stride : sums - t * kTile * s.sums_stride + kTile;
         multiply_tile(rows[t].at, rows[t].stride, panel, depth, sums, s.sums_stride,
-                      s.first ? Start::zero : Start::add);
+                      s.first ? Start::zero : Start::add, next);
         if (s.last) put_tile(s, sums, s.sums_stride, m, n);
       } else {
         multiply_tile(rows[t].at, rows[t].stride, panel, depth, temp->tile, kTile, Start::zero);

@@ -26,6 +26,20 @@ constexpr int64_t kStep = 1;
 
 enum class Start { zero, add };
 
+#if defined(QAT_BF16) || defined(QAT_AMX)
+/// Rounds by the bf16 instruction, a tenth of the work of store(); it takes subnormals for zero.
+QAT_INLINE void put(BFloat16* p, Floats x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(x.v));
+}
+#else
+QAT_INLINE void put(BFloat16* p, Floats x) {
+  store(p, x);
+}
+#endif
+QAT_INLINE void put(float* p, Floats x) {
+  store(p, x);
+}
+
 QAT_INLINE int64_t padded(int64_t count, int64_t multiple) {
   return (count + multiple - 1) / multiple * multiple;
 }
@@ -55,8 +69,9 @@ QAT_INLINE void memory_barrier() {
   asm volatile("" ::: "memory");
 }
 
+/// next (may be null): where the next tile will be, its lines are fetched meanwhile.
 QAT_INLINE void multiply_tile(const Element* a, int64_t lda, const Element* b, int64_t k, float* c,
-                              int64_t ldc, Start start) {
+                              int64_t ldc, Start start, const float* next = nullptr) {
   memory_barrier();
   float* c_low = c + 16 * ldc;
   const int64_t c_stride = ldc * 4, a_stride = lda * 2;
@@ -71,12 +86,11 @@ QAT_INLINE void multiply_tile(const Element* a, int64_t lda, const Element* b, i
     _tile_loadd(2, c_low, c_stride);
     _tile_loadd(3, c_low + 16, c_stride);
   }
-  int64_t row = 0;
+  int64_t row = next == nullptr ? kTile : 0;
   for (int64_t i = 0; i < k; i += 32) {
-    // The sums are stored in one burst at the end: have their lines at hand by then.
     for (const int64_t end = row + 2; row < end && row < kTile; ++row) {
-      __builtin_prefetch(c + row * ldc, 1);
-      __builtin_prefetch(c + row * ldc + 16, 1);
+      __builtin_prefetch(next + row * ldc, 1);
+      __builtin_prefetch(next + row * ldc + 16, 1);
     }
     _tile_loadd(4, a + i, a_stride);
     _tile_loadd(6, b + i * kTile, 128);
@@ -139,7 +153,7 @@ QAT_INLINE void multiply_rows(const Element* a, int64_t lda, const Element* b, i
 }
 
 inline void multiply_tile(const Element* a, int64_t lda, const Element* b, int64_t k, float* c,
-                          int64_t ldc, Start start) {
+                          int64_t ldc, Start start, const float* = nullptr) {
   for (int64_t col = 0; col < kTile; col += 2 * kLanes)
     for (int64_t row = 0; row < kTile; row += kRows)
       multiply_rows(a + row * lda, lda, b + col * kPair, k, c + row * ldc + col, ldc, start);

@@ -14,8 +14,8 @@ namespace qat::cpu {
 namespace {
 
 /// Tokens a chunk: dw (f32) is read and written once for each, so few chunks; logits in f32, so not
-/// too large ones (50 MB for 49152 x 256).
-constexpr int64_t kChunk = 256;
+/// too large ones (100 MB for 49152 x 512).
+constexpr int64_t kChunk = 512;
 
 LossOfRow loss_of_row() {
   if (isa() >= Isa::avx512) return loss_of_row_avx512;
