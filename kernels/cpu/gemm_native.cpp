@@ -13,7 +13,7 @@ namespace qat::cpu {
 namespace {
 
 constexpr int64_t kPanel = 32;
-constexpr int64_t kBlockN = 768;   ///< packed b of a block: 1.5 MB of bf16
+constexpr int64_t kBlockN = 768;   ///< packed b of a block: 1 MB of bf16
 constexpr int64_t kBlockM = 1024;  ///< rows whose partial sums are kept when K has several blocks
 constexpr int64_t kGroupPanels = 12;  ///< fewest panels a task takes when columns are split too
 

@@ -25,7 +25,7 @@ struct GemmStrip {
   std::byte* temp;  ///< GemmEngine::temp_bytes of the running thread
 };
 
-inline constexpr int64_t kStripRows = 256;
+inline constexpr int64_t kStripRows = 128;
 
 /// The parts of the product that are compiled for each instruction set.
 struct GemmEngine {
