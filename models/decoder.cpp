@@ -23,7 +23,8 @@ class Decoder {
       length_ = b_.input(kCacheLength, {1}, DType::i32);
     else
       first_ = b_.input(kFirst, {T}, DType::i32);
-    table_ = b_.state(kRopeTable, {config_.max_positions, config_.head_dim}, DType::f32);
+    table_ =
+        b_.state(build_.prefix + kRopeTable, {config_.max_positions, config_.head_dim}, DType::f32);
 
     Builder::Scope model(b_, "model");
     Id x = embedding(b_, matrix("model.embed_tokens", config_.vocab, config_.hidden), tokens,
@@ -46,8 +47,8 @@ class Decoder {
   Id block(Id x, int layer) {
     const std::string name = "model.layers." + std::to_string(layer);
     Builder::Scope scope(b_, "layers." + std::to_string(layer), layer);
-    Id h = rms_norm(b_, x, vector(name + ".input_layernorm.weight", config_.hidden),
-                    config_.norm_eps);
+    Id h =
+        rms_norm(b_, x, vector(name + ".input_layernorm.weight", config_.hidden), config_.norm_eps);
     x = add(b_, x, self_attention(h, name + ".self_attn", layer));
     h = rms_norm(b_, x, vector(name + ".post_attention_layernorm.weight", config_.hidden),
                  config_.norm_eps);
@@ -67,8 +68,7 @@ class Decoder {
     q = rope(b_, q, positions_, table_, int(config_.head_dim));
     k = rope(b_, k, positions_, table_, int(config_.head_dim));
     const AttentionShape shape{int(config_.heads), int(config_.kv_heads), int(config_.head_dim),
-                               build_.sequence,
-                               float(1.0 / std::sqrt(double(config_.head_dim)))};
+                               build_.sequence, float(1.0 / std::sqrt(double(config_.head_dim)))};
     Id y;
     if (build_.cache) {
       const Shape cache{*build_.cache, config_.kv_width()};

@@ -1,4 +1,5 @@
-// The one decoder-only model. Families (Llama, Mistral, Qwen2, Qwen3) differ by fields of ModelConfig.
+// The one decoder-only model. Families (Llama, Mistral, Qwen2, Qwen3) differ by fields of
+// ModelConfig.
 #pragma once
 
 #include <optional>
@@ -14,21 +15,21 @@ namespace qat {
 
 /// What the graph of a decoder is built for.
 struct DecoderBuild {
-  int64_t batch = 1;     ///< sequences
-  int64_t sequence = 1;  ///< tokens a sequence
-  DType dtype = DType::bf16;         ///< of activations
-  DType weight_dtype = DType::f32;   ///< of the matrices in the Store (norms and biases are f32)
-  std::string prefix;                ///< of parameter names and paths, e.g. "teacher."
-  std::optional<int64_t> cache;      ///< tokens a KV cache holds; none = attention within the batch
+  int64_t batch = 1;                ///< sequences
+  int64_t sequence = 1;             ///< tokens a sequence
+  DType dtype = DType::bf16;        ///< of activations
+  DType weight_dtype = DType::f32;  ///< of the matrices in the Store (norms and biases are f32)
+  std::string prefix;               ///< of parameter names and paths, e.g. "teacher."
+  std::optional<int64_t> cache;     ///< tokens a KV cache holds; none = attention within the batch
 
   int64_t tokens() const { return batch * sequence; }
 };
 
 /// Input names shared by every program of a model: i32 [T].
 constexpr const char* kTokens = "tokens";
-constexpr const char* kTargets = "targets";      ///< next token, -1 where it does not count
-constexpr const char* kPositions = "positions";  ///< within the document
-constexpr const char* kFirst = "first";          ///< first visible token of the sequence
+constexpr const char* kTargets = "targets";           ///< next token, -1 where it does not count
+constexpr const char* kPositions = "positions";       ///< within the document
+constexpr const char* kFirst = "first";               ///< first visible token of the sequence
 constexpr const char* kCacheLength = "cache_length";  ///< i32 [1]
 constexpr const char* kInvTokens = "inv_tokens";      ///< f32 [1]
 constexpr const char* kRopeTable = "rope.cos_sin";
@@ -44,12 +45,13 @@ std::vector<std::string> decoder_linears(const ModelConfig& config);
 Shape linear_shape(const ModelConfig& config, const std::string& path);
 
 /// Reads every parameter into the Store under prefix + its Hugging Face name; matrices as `dtype`.
-void load_parameters(const ModelSource& source, Store& store, const std::string& prefix, DType dtype,
-                     Category category);
+void load_parameters(const ModelSource& source, Store& store, const std::string& prefix,
+                     DType dtype, Category category);
 /// Fresh parameters: normal(0, initializer_range) matrices, unit norms, zero biases.
 void initialize_parameters(const ModelConfig& config, Store& store, float initializer_range,
                            uint64_t seed);
-/// Cosines and sines of every position, with the configuration's scaling (f32 as transformers does).
-void fill_rope_table(const ModelConfig& config, Store& store);
+/// Cosines and sines of every position, with the configuration's scaling (f32 as transformers
+/// does), under prefix + kRopeTable.
+void fill_rope_table(const ModelConfig& config, Store& store, const std::string& prefix);
 
 }  // namespace qat

@@ -25,9 +25,10 @@ Perplexity evaluate_perplexity(ForwardSpec spec, Store& store, const KernelTable
   spec.build.batch = std::min(rows, windows.windows());
   spec.build.sequence = windows.row_tokens();
   if (spec.build.sequence > spec.config.max_positions)
-    refuse("a context of {} tokens is longer than the model's max_position_embeddings ({}); ask for "
-           "a shorter one",
-           spec.build.sequence, spec.config.max_positions);
+    refuse(
+        "a context of {} tokens is longer than the model's max_position_embeddings ({}); ask for "
+        "a shorter one",
+        spec.build.sequence, spec.config.max_positions);
   ForwardGraph forward = build_forward_graph(spec);
   Program program =
       Program::compile(std::move(forward.graph), {forward.sums, forward.nll}, store, kernels);

@@ -16,8 +16,8 @@ struct Perplexity {
   int64_t windows = 0;
 };
 
-/// Runs the model in `spec` (its batch and sequence are set here) over all windows. Windows are taken
-/// `rows` at a time. Parameters of spec.build.prefix must be in the Store.
+/// Runs the model in `spec` (its batch and sequence are set here) over all windows. Windows are
+/// taken `rows` at a time. Parameters of spec.build.prefix must be in the Store.
 Perplexity evaluate_perplexity(ForwardSpec spec, Store& store, const KernelTable& kernels,
                                Stream& stream, const EvalWindows& windows, int64_t rows);
 

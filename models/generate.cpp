@@ -69,7 +69,9 @@ void Generator::feed(const std::vector<int32_t>& tokens) {
   for (; at < tokens.size(); ++at) run(decode_, tokens.data() + at, 1);
 }
 
-const float* Generator::logits() const { return last_.data(); }
+const float* Generator::logits() const {
+  return last_.data();
+}
 
 int32_t Generator::sample(const SamplingOptions& options, uint64_t index) {
   const auto likeliest = std::max_element(last_.begin(), last_.end());

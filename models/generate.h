@@ -20,12 +20,13 @@ struct SamplingOptions {
 
 class Generator {
  public:
-  /// Compiles the programs. spec.build's batch, sequence and cache are set here; `context` tokens fit.
+  /// Compiles the programs. spec.build's batch, sequence and cache are set here; `context` tokens
+  /// fit.
   Generator(ForwardSpec spec, Store& store, const KernelTable& kernels, Stream& stream,
             int64_t context);
 
-  /// The tokens after `prompt`, without it; stops after an end-of-text id (which is not returned) or when the
-  /// context is full. `on_token` (may be empty) sees each as it comes.
+  /// The tokens after `prompt`, without it; stops after an end-of-text id (which is not returned)
+  /// or when the context is full. `on_token` (may be empty) sees each as it comes.
   std::vector<int32_t> generate(const std::vector<int32_t>& prompt, const SamplingOptions& options,
                                 const std::function<void(int32_t)>& on_token = {});
 

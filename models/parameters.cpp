@@ -13,7 +13,9 @@ namespace qat {
 namespace {
 
 // Norm weights and biases stay f32; matrices take the wanted dtype.
-DType stored_dtype(const Shape& shape, DType dtype) { return shape.rank() < 2 ? DType::f32 : dtype; }
+DType stored_dtype(const Shape& shape, DType dtype) {
+  return shape.rank() < 2 ? DType::f32 : dtype;
+}
 
 void store_floats(const std::vector<float>& values, View out) {
   for (size_t i = 0; i < values.size(); ++i) {
@@ -26,8 +28,8 @@ void store_floats(const std::vector<float>& values, View out) {
 
 }  // namespace
 
-void load_parameters(const ModelSource& source, Store& store, const std::string& prefix, DType dtype,
-                     Category category) {
+void load_parameters(const ModelSource& source, Store& store, const std::string& prefix,
+                     DType dtype, Category category) {
   std::vector<float> values;
   for (const SourceTensor& tensor : source.tensors()) {
     const DType stored = stored_dtype(tensor.shape, dtype);
@@ -61,7 +63,7 @@ void initialize_parameters(const ModelConfig& config, Store& store, float initia
   }
 }
 
-void fill_rope_table(const ModelConfig& config, Store& store) {
+void fill_rope_table(const ModelConfig& config, Store& store, const std::string& prefix) {
   const int64_t half = config.head_dim / 2;
   std::vector<float> frequency(static_cast<size_t>(half));
   for (int64_t i = 0; i < half; ++i) {
@@ -87,8 +89,8 @@ void fill_rope_table(const ModelConfig& config, Store& store) {
     }
     frequency[size_t(i)] = f;
   }
-  const View table = store.make(kRopeTable, {config.max_positions, config.head_dim}, DType::f32,
-                                Category::state);
+  const View table = store.make(prefix + kRopeTable, {config.max_positions, config.head_dim},
+                                DType::f32, Category::state);
   for (int64_t p = 0; p < config.max_positions; ++p)
     for (int64_t i = 0; i < half; ++i) {
       const float angle = float(p) * frequency[size_t(i)];

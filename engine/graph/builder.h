@@ -1,5 +1,5 @@
-// The eager-looking face of the graph: each call appends one node and gives back its value. Shapes are
-// checked at the call, so a mistake is reported at the model's own line.
+// The eager-looking face of the graph: each call appends one node and gives back its value. Shapes
+// are checked at the call, so a mistake is reported at the model's own line.
 #pragma once
 
 #include <any>
@@ -19,7 +19,8 @@ class Builder {
   Graph& graph() { return *graph_; }
   const Value& value(Id id) const { return graph_->value(id); }
 
-  /// The value of that name, made at the first call. Throws Error(internal) on another shape or dtype.
+  /// The value of that name, made at the first call. Throws Error(internal) on another shape or
+  /// dtype.
   Id input(const std::string& name, Shape shape, DType dtype);
   Id param(const std::string& name, Shape shape, DType dtype);
   Id state(const std::string& name, Shape shape, DType dtype);

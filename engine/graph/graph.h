@@ -86,8 +86,8 @@ class Graph {
 /// One line a node: outputs = op(inputs) with shapes, dtypes and path.
 std::string print(const Graph& graph);
 
-/// Throws Error(internal) naming the node when a value is read before it is written, an activation is
-/// written twice, or an id is out of range.
+/// Throws Error(internal) naming the node when a value is read before it is written, an activation
+/// is written twice, or an id is out of range.
 void verify(const Graph& graph);
 
 }  // namespace qat

@@ -29,8 +29,8 @@ struct Op {
   void (*differentiate)(GradContext&) = nullptr;  ///< null = the op stops gradients
   void (*bind)(BindContext&) = nullptr;
   Cost cost = Cost::expensive;
-  bool in_place = false;       ///< output 0 may share memory with input 0 when that input dies here
-  bool accumulates = false;    ///< can add into its f32 gradient output
+  bool in_place = false;     ///< output 0 may share memory with input 0 when that input dies here
+  bool accumulates = false;  ///< can add into its f32 gradient output
   bool reads_run_state = false;  ///< depends on more than its inputs (a cache that moves on)
 };
 
@@ -41,19 +41,15 @@ struct RunState {
 
 using Launch = std::function<void(Stream&, const RunState&)>;
 
-/// Gives an op's launch the views of its node and takes its kernel calls. In a first pass (measuring)
-/// the views have shapes but no memory behind them, and only scratch sizes are noted.
+/// Gives an op's launch the views of its node and takes its kernel calls. In a first pass
+/// (measuring) the views have shapes but no memory behind them, and only scratch sizes are noted.
 class BindContext {
  public:
   enum class Pass { measure, bind };
 
   BindContext(const Node& node, const KernelTable& table, std::function<View(Id)> view_of,
               View scratch, Pass pass)
-      : kernels(table),
-        node_(node),
-        view_of_(std::move(view_of)),
-        scratch_(scratch),
-        pass_(pass) {}
+      : kernels(table), node_(node), view_of_(std::move(view_of)), scratch_(scratch), pass_(pass) {}
 
   const KernelTable& kernels;
   const Node& node() const { return node_; }
@@ -69,9 +65,10 @@ class BindContext {
   template <class Args>
   void run(const Kernel<Args>& kernel, Args args) {
     if (!kernel)
-      refuse("{}: the {} backend has no kernel for {} on this machine; choose another backend or "
-             "scheme",
-             node_.path, kernels.name, node_.op->name);
+      refuse(
+          "{}: the {} backend has no kernel for {} on this machine; choose another backend or "
+          "scheme",
+          node_.path, kernels.name, node_.op->name);
     if constexpr (requires { args.scratch; }) {
       const size_t bytes = kernel.scratch_bytes ? kernel.scratch_bytes(args) : 0;
       scratch_bytes_ = std::max(scratch_bytes_, bytes);
@@ -80,8 +77,9 @@ class BindContext {
     if (pass_ == Pass::measure) return;
     launches_.push_back([function = kernel.run, args, mode = node_.accumulate](
                             Stream& stream, const RunState& state) mutable {
-      [[maybe_unused]] const bool add = mode == Accumulate::always ||
-                                        (mode == Accumulate::across_runs && !state.first_micro_batch);
+      [[maybe_unused]] const bool add =
+          mode == Accumulate::always ||
+          (mode == Accumulate::across_runs && !state.first_micro_batch);
       if constexpr (requires { args.accumulate; }) args.accumulate = add;
       if constexpr (requires { args.accumulate_dw; }) args.accumulate_dw = add;
       function(args, stream);

@@ -19,13 +19,12 @@ void differentiate(GradContext& g) {
     if (g.wants(i)) g.add(i, dy);
 }
 
-void bind(BindContext& c) { c.run(c.kernels.add, Add{c.in(0), c.in(1), c.out(0)}); }
+void bind(BindContext& c) {
+  c.run(c.kernels.add, Add{c.in(0), c.in(1), c.out(0)});
+}
 
 }  // namespace
 
-const Op kAdd{.name = "add",
-              .differentiate = differentiate,
-              .bind = bind,
-              .in_place = true};
+const Op kAdd{.name = "add", .differentiate = differentiate, .bind = bind, .in_place = true};
 
 }  // namespace qat

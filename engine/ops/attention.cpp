@@ -1,5 +1,5 @@
-// attention: causal, grouped-query, within documents; flash style (Dao, 2023): only the log-sum-exp of
-// the scores is kept for the gradient.
+// attention: causal, grouped-query, within documents; flash style (Dao, 2023): only the log-sum-exp
+// of the scores is kept for the gradient.
 #include "engine/graph/op.h"
 #include "engine/ops/ops.h"
 
@@ -71,8 +71,7 @@ void bind_cached(BindContext& c) {
                                                     .head_dim = a.head_dim,
                                                     .scale = a.scale});
 }
-const Op kAttentionCached{
-    .name = "attention_cached", .bind = bind_cached, .reads_run_state = true};
+const Op kAttentionCached{.name = "attention_cached", .bind = bind_cached, .reads_run_state = true};
 
 void check_shapes(Builder& b, Id q, Id k, Id v, const AttentionShape& s) {
   const Value &vq = b.value(q), &vk = b.value(k), &vv = b.value(v);

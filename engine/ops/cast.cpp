@@ -12,9 +12,13 @@ Id cast(Builder& b, Id x, DType dtype) {
 namespace {
 
 // The gradient of a parameter is f32 whatever the compute dtype, so it passes as it is.
-void differentiate(GradContext& g) { g.add(0, g.output_grad(0)); }
+void differentiate(GradContext& g) {
+  g.add(0, g.output_grad(0));
+}
 
-void bind(BindContext& c) { c.run(c.kernels.cast, Cast{c.in(0), c.out(0)}); }
+void bind(BindContext& c) {
+  c.run(c.kernels.cast, Cast{c.in(0), c.out(0)});
+}
 
 }  // namespace
 

@@ -19,7 +19,9 @@ void differentiate(GradContext& g) {
                     {{b.value(g.in(0)).shape, DType::f32}})[0]);
 }
 
-void bind(BindContext& c) { c.run(c.kernels.embedding, Embedding{c.in(0), c.in(1), c.out(0)}); }
+void bind(BindContext& c) {
+  c.run(c.kernels.embedding, Embedding{c.in(0), c.in(1), c.out(0)});
+}
 
 const Op kEmbedding{
     .name = "embedding", .differentiate = differentiate, .bind = bind, .cost = Cost::cheap};

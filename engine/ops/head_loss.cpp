@@ -1,5 +1,6 @@
-// head_loss: head matmul, cross-entropy and KL, chunk by chunk. It is the end of every training graph,
-// so its gradients (of the mean loss) are computed in the same chunks: differentiating adds outputs.
+// head_loss: head matmul, cross-entropy and KL, chunk by chunk. It is the end of every training
+// graph, so its gradients (of the mean loss) are computed in the same chunks: differentiating adds
+// outputs.
 #include "engine/graph/op.h"
 #include "engine/ops/ops.h"
 
@@ -46,8 +47,7 @@ LossOutputs head_loss(Builder& b, const LossInputs& in, const LossWeights& weigh
   b.check((in.teacher_x_TC == kNone) == (in.teacher_w_VC == kNone), "head_loss",
           "a teacher needs hidden states and a head");
   const auto out = b.append(
-      kHeadLoss,
-      {in.x_TC, in.w_VC, in.targets_T, in.inv_tokens, in.teacher_x_TC, in.teacher_w_VC},
+      kHeadLoss, {in.x_TC, in.w_VC, in.targets_T, in.inv_tokens, in.teacher_x_TC, in.teacher_w_VC},
       {{{4}, DType::f32}, {{x.shape[0]}, DType::f32}}, weights);
   return {out[0], out[1]};
 }

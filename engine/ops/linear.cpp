@@ -23,8 +23,8 @@ const Op kColumnSum{.name = "column_sum", .bind = bind_column_sum, .accumulates 
 void differentiate(GradContext& g) {
   Builder& b = g.builder();
   const Id dy = g.output_grad(0);
-  if (g.wants(0)) g.add(0, matmul_nn(b, dy, g.in(1)));            // dx_TK = dy_TO . w_OK
-  if (g.wants(1)) g.add(1, matmul_tn(b, dy, g.in(0)));            // dw_OK = dy_TOᵀ . x_TK
+  if (g.wants(0)) g.add(0, matmul_nn(b, dy, g.in(1)));  // dx_TK = dy_TO . w_OK
+  if (g.wants(1)) g.add(1, matmul_tn(b, dy, g.in(0)));  // dw_OK = dy_TOᵀ . x_TK
   if (g.in(2) != kNone && g.wants(2)) g.add(2, column_sum(b, dy));
 }
 
@@ -55,13 +55,15 @@ Id linear_f32(Builder& b, Id x_TK, Id w_OK) {
 
 Id matmul_nn(Builder& b, Id a_MK, Id b_KN) {
   const Value &x = b.value(a_MK), &w = b.value(b_KN);
-  b.check(x.shape[1] == w.shape[0] && x.dtype == w.dtype, "matmul_nn", "inner sizes or dtypes differ");
+  b.check(x.shape[1] == w.shape[0] && x.dtype == w.dtype, "matmul_nn",
+          "inner sizes or dtypes differ");
   return b.append(kMatmulNn, {a_MK, b_KN}, {{{x.shape[0], w.shape[1]}, x.dtype}})[0];
 }
 
 Id matmul_tn(Builder& b, Id a_KM, Id b_KN) {
   const Value &x = b.value(a_KM), &w = b.value(b_KN);
-  b.check(x.shape[0] == w.shape[0] && x.dtype == w.dtype, "matmul_tn", "inner sizes or dtypes differ");
+  b.check(x.shape[0] == w.shape[0] && x.dtype == w.dtype, "matmul_tn",
+          "inner sizes or dtypes differ");
   return b.append(kMatmulTn, {a_KM, b_KN}, {{{x.shape[1], w.shape[1]}, DType::f32}})[0];
 }
 

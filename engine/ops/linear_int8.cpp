@@ -1,5 +1,5 @@
-// linear_int8: y_TO = scale_T * scale_O * sum_K (a_TK - zero_T) * w_OK on codes. Made by the fuse pass
-// after gradients exist, so it has no gradient rule of its own.
+// linear_int8: y_TO = scale_T * scale_O * sum_K (a_TK - zero_T) * w_OK on codes. Made by the fuse
+// pass after gradients exist, so it has no gradient rule of its own.
 #include "engine/graph/op.h"
 #include "engine/ops/ops.h"
 

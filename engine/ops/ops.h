@@ -1,5 +1,5 @@
-// The ops, as functions on a Builder. Legend: T tokens, C hidden, O out channels, K reduction, H heads,
-// G key/value heads, D head dim, F ffn, V vocabulary. Activations are all f32 or all bf16.
+// The ops, as functions on a Builder. Legend: T tokens, C hidden, O out channels, K reduction, H
+// heads, G key/value heads, D head dim, F ffn, V vocabulary. Activations are all f32 or all bf16.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// quantize, dequantize, fake_quant: the grid of numerics. fake_quant is dequantize(quantize(x)) in one
-// read with the straight-through gradient (Bengio et al., 2013), zero where a code saturated.
+// quantize, dequantize, fake_quant: the grid of numerics. fake_quant is dequantize(quantize(x)) in
+// one read with the straight-through gradient (Bengio et al., 2013), zero where a code saturated.
 #include "engine/graph/op.h"
 #include "engine/ops/ops.h"
 
@@ -21,9 +21,11 @@ void bind_fake_quant_backward(BindContext& c) {
 const Op kFakeQuantBackward{
     .name = "fake_quant_backward", .bind = bind_fake_quant_backward, .in_place = true};
 
-// Inputs of fake_quant and quantize: x, given scale, given zero. Their outputs put the computed grid at
-// 1 and 2; a given grid is read where it was given.
-Id grid(const GradContext& g, size_t i) { return g.in(i) != kNone ? g.in(i) : g.out(i); }
+// Inputs of fake_quant and quantize: x, given scale, given zero. Their outputs put the computed
+// grid at 1 and 2; a given grid is read where it was given.
+Id grid(const GradContext& g, size_t i) {
+  return g.in(i) != kNone ? g.in(i) : g.out(i);
+}
 
 void differentiate(GradContext& g) {
   const auto& a = g.node().attribute<FakeQuantAttributes>();
@@ -31,8 +33,8 @@ void differentiate(GradContext& g) {
   if (g.in(1) == kNone && !a.spec.can_clip()) return g.add(0, dy);
   Builder& b = g.builder();
   const Value v = b.value(dy);
-  g.add(0, b.append(kFakeQuantBackward, {dy, g.in(0), grid(g, 1), grid(g, 2)},
-                    {{v.shape, v.dtype}}, a)[0]);
+  g.add(0, b.append(kFakeQuantBackward, {dy, g.in(0), grid(g, 1), grid(g, 2)}, {{v.shape, v.dtype}},
+                    a)[0]);
 }
 
 void bind_fake_quant(BindContext& c) {
@@ -47,8 +49,8 @@ void bind_quantize(BindContext& c) {
 
 // inputs: codes, scale, zero.
 void bind_dequantize(BindContext& c) {
-  c.run(c.kernels.dequantize, Dequantize{c.in(0), c.in(1), c.in(2), c.out(0),
-                                         c.attribute<FakeQuantAttributes>().spec});
+  c.run(c.kernels.dequantize,
+        Dequantize{c.in(0), c.in(1), c.in(2), c.out(0), c.attribute<FakeQuantAttributes>().spec});
 }
 
 void check_spec(Builder& b, Id x, const QuantSpec& spec) {
@@ -83,8 +85,7 @@ Id dequantize(Builder& b, const Quantized& q, const QuantSpec& spec, DType dtype
                   FakeQuantAttributes{spec})[0];
 }
 
-Id fake_quant(Builder& b, Id x, const QuantSpec& spec, DType dtype, Id given_scale,
-              Id given_zero) {
+Id fake_quant(Builder& b, Id x, const QuantSpec& spec, DType dtype, Id given_scale, Id given_zero) {
   check_spec(b, x, spec);
   const Shape shape = b.value(x).shape, scales = scale_shape(shape, spec);
   std::vector<Builder::Out> outs = {{shape, dtype}};

@@ -43,8 +43,7 @@ const Op kRmsNorm{
 
 }  // namespace
 
-const Op kRmsNormBackward{
-    .name = "rms_norm_backward", .bind = bind_backward, .accumulates = true};
+const Op kRmsNormBackward{.name = "rms_norm_backward", .bind = bind_backward, .accumulates = true};
 
 Id rms_norm(Builder& b, Id x_TC, Id weight_C, float eps) {
   const Value x = b.value(x_TC);

@@ -24,16 +24,13 @@ void bind(BindContext& c) {
   c.run(c.kernels.rope, Rope{c.in(0), c.in(1), c.in(2), c.out(0), a.head_dim, a.sign});
 }
 
-const Op kRope{.name = "rope",
-               .differentiate = differentiate,
-               .bind = bind,
-               .in_place = true};
+const Op kRope{.name = "rope", .differentiate = differentiate, .bind = bind, .in_place = true};
 
 Id append_rope(Builder& b, Id x, Id positions_T, Id cos_sin, const Attributes& attributes) {
   const Value& v = b.value(x);
-  b.check(v.shape.cols() % attributes.head_dim == 0 &&
-              b.value(cos_sin).shape[1] == attributes.head_dim,
-          "rope", "head_dim must divide the row and match the table");
+  b.check(
+      v.shape.cols() % attributes.head_dim == 0 && b.value(cos_sin).shape[1] == attributes.head_dim,
+      "rope", "head_dim must divide the row and match the table");
   return b.append(kRope, {x, positions_T, cos_sin}, {{v.shape, v.dtype}}, attributes)[0];
 }
 

@@ -7,8 +7,7 @@ namespace qat {
 namespace {
 
 void bind_backward(BindContext& c) {
-  c.run(c.kernels.swiglu_backward,
-        SwiGluBackward{c.in(0), c.in(1), c.in(2), c.out(0), c.out(1)});
+  c.run(c.kernels.swiglu_backward, SwiGluBackward{c.in(0), c.in(1), c.in(2), c.out(0), c.out(1)});
 }
 const Op kSwiGluBackward{.name = "swiglu_backward", .bind = bind_backward};
 
@@ -21,7 +20,9 @@ void differentiate(GradContext& g) {
   g.add(1, grads[1]);
 }
 
-void bind(BindContext& c) { c.run(c.kernels.swiglu, SwiGlu{c.in(0), c.in(1), c.out(0)}); }
+void bind(BindContext& c) {
+  c.run(c.kernels.swiglu, SwiGlu{c.in(0), c.in(1), c.out(0)});
+}
 
 const Op kSwiGlu{
     .name = "swiglu", .differentiate = differentiate, .bind = bind, .cost = Cost::cheap};

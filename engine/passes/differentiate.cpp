@@ -9,8 +9,8 @@ namespace qat {
 
 namespace {
 
-// Reverse walk. The gradient of an activation is the sum of what its readers give. The gradient of a
-// value that depends on parameters alone (a parameter, its cast, its fake-quantized form) is an
+// Reverse walk. The gradient of an activation is the sum of what its readers give. The gradient of
+// a value that depends on parameters alone (a parameter, its cast, its fake-quantized form) is an
 // accumulator: its contributions are written into one f32 value over all micro-batches.
 class Differentiator : public GradContext {
  public:
@@ -91,7 +91,8 @@ class Differentiator : public GradContext {
     return sum;
   }
 
-  // dx of a norm and the gradient that passes beside it are added by the norm's own backward kernel.
+  // dx of a norm and the gradient that passes beside it are added by the norm's own backward
+  // kernel.
   Id sum_of(Id a, Id other) {
     for (auto [norm, rest] : {std::pair{a, other}, std::pair{other, a}}) {
       Node* maker = writer(norm);

@@ -12,9 +12,9 @@ void eliminate_dead(Graph& graph, const std::vector<Id>& keep) {
     const Node& node = graph.nodes[n];
     bool any = node.op->reads_run_state;
     for (Id out : node.outputs)
-      any = any || (out != kNone &&
-                    (needed[size_t(out)] || graph.value(out).kind == Kind::gradient ||
-                     graph.value(out).kind == Kind::state));
+      any =
+          any || (out != kNone && (needed[size_t(out)] || graph.value(out).kind == Kind::gradient ||
+                                   graph.value(out).kind == Kind::state));
     if (!any) continue;
     alive[n] = true;
     for (Id in : node.inputs)

@@ -23,7 +23,8 @@ void hoist(Graph& graph) {
     }
     if (node.op->reads_run_state) continue;
     bool outputs_constant = true;
-    for (Id out : node.outputs) outputs_constant = outputs_constant && (out == kNone || constant[size_t(out)]);
+    for (Id out : node.outputs)
+      outputs_constant = outputs_constant && (out == kNone || constant[size_t(out)]);
     if (all_constant && outputs_constant && !node.inputs.empty()) {
       node.phase = Phase::prologue;
       ++before;

@@ -8,8 +8,8 @@
 //   eliminate_dead     any graph                     no node that nothing reads
 //   hoist              any graph                     phases: prologue, body, epilogue
 //
-// Each prints one line of what it did (at debug level), can be left out, and changes no bit of the result (fuse: no
-// more than float rounding).
+// Each prints one line of what it did (at debug level), can be left out, and changes no bit of the
+// result (fuse: no more than float rounding).
 #pragma once
 
 #include <map>
@@ -21,8 +21,8 @@
 
 namespace qat {
 
-/// Puts FakeQuant nodes on weight and activation of every linear that the plan names and that lies in
-/// an enabled layer. Calibrated activations read their scale from the state `scale.<path>`.
+/// Puts FakeQuant nodes on weight and activation of every linear that the plan names and that lies
+/// in an enabled layer. Calibrated activations read their scale from the state `scale.<path>`.
 /// Returns the number of linears quantized.
 int insert_quantizers(Graph& graph, const QuantPlan& plan, const EnabledLayers& enabled);
 
@@ -36,8 +36,8 @@ struct ParameterGradient {
 std::vector<ParameterGradient> differentiate(Graph& graph, const std::vector<std::string>& trained);
 
 enum class Recompute : uint8_t { off, cheap, block };
-/// Clones forward nodes beside their backward users, so that what they made need not be kept: `cheap`
-/// repeats elementwise ops and row reductions, `block` everything within a decoder layer.
+/// Clones forward nodes beside their backward users, so that what they made need not be kept:
+/// `cheap` repeats elementwise ops and row reductions, `block` everything within a decoder layer.
 void recompute(Graph& graph, Recompute policy);
 
 /// linear(fake_quant(x), fake_quant(w)) with int8-compatible grids becomes an integer matmul on the
@@ -47,7 +47,8 @@ int fuse(Graph& graph);
 /// Removes nodes whose outputs nothing reads. `keep` are results.
 void eliminate_dead(Graph& graph, const std::vector<Id>& keep);
 
-/// Moves what depends on parameters alone to the prologue and what finishes gradients to the epilogue.
+/// Moves what depends on parameters alone to the prologue and what finishes gradients to the
+/// epilogue.
 void hoist(Graph& graph);
 
 /// Where every activation lies in one arena.
@@ -60,7 +61,8 @@ struct MemoryPlan {
   size_t prologue_bytes = 0;    ///< of those, values that live through the whole step
 };
 enum class Planning : uint8_t { reuse, no_reuse };
-/// Lifetimes and best fit. scratch_bytes by node. no_reuse gives every value its own place (for tests).
+/// Lifetimes and best fit. scratch_bytes by node. no_reuse gives every value its own place (for
+/// tests).
 MemoryPlan plan_memory(const Graph& graph, const std::vector<size_t>& scratch_bytes,
                        const std::vector<Id>& keep, Planning planning);
 

@@ -9,7 +9,9 @@ namespace qat {
 namespace {
 
 constexpr size_t kAlignment = 64;
-size_t aligned(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+size_t aligned(size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
 
 struct Block {
   int first, last;  // nodes between which it lives
@@ -55,7 +57,8 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<size_t>& scratch_by
       const bool dies = kind == Kind::activation && last[size_t(x)] == n;
       const bool finished = kind == Kind::gradient && node.phase == Phase::epilogue;
       if (!dies && !finished) continue;
-      if (graph.value(x).shape != graph.value(y).shape || graph.value(x).dtype != graph.value(y).dtype)
+      if (graph.value(x).shape != graph.value(y).shape ||
+          graph.value(x).dtype != graph.value(y).dtype)
         continue;
       if (std::count(node.inputs.begin(), node.inputs.end(), x) > 1) continue;
       const Id root = home[size_t(x)];
@@ -92,8 +95,8 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<size_t>& scratch_by
   }
   plan.live_peak_bytes = live;
 
-  // Largest first (long-lived before short-lived at equal size), each at the lowest place that is free
-  // for its whole life.
+  // Largest first (long-lived before short-lived at equal size), each at the lowest place that is
+  // free for its whole life.
   std::vector<size_t> order(blocks.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
@@ -121,11 +124,10 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<size_t>& scratch_by
       }
       b.offset = best != SIZE_MAX ? best : at;
       plan.arena_bytes = std::max(plan.arena_bytes, b.offset + b.bytes);
-      placed.insert(std::upper_bound(placed.begin(), placed.end(), i,
-                                     [&](size_t x, size_t y) {
-                                       return blocks[x].offset < blocks[y].offset;
-                                     }),
-                    i);
+      placed.insert(
+          std::upper_bound(placed.begin(), placed.end(), i,
+                           [&](size_t x, size_t y) { return blocks[x].offset < blocks[y].offset; }),
+          i);
     }
   }
   for (auto [id, block] : value_block) plan.offset[size_t(id)] = blocks[block].offset;

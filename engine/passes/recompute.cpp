@@ -49,11 +49,13 @@ class Recomputer {
     const Node& maker = (*old_)[size_t(v.producer)];
     if (maker.backward || maker.layer < 0 || maker.op->reads_run_state) return false;
     if (policy_ == Recompute::block) return !crossing_[size_t(id)];
-    // Side results (a norm's rstd, scales) are small: keeping them is cheaper than the whole op again.
+    // Side results (a norm's rstd, scales) are small: keeping them is cheaper than the whole op
+    // again.
     return maker.op->cost == Cost::cheap && !crossing_[size_t(id)] && id == maker.outputs[0];
   }
 
-  // The value to read in place of `id` in a backward node: a clone made just before, or `id` itself.
+  // The value to read in place of `id` in a backward node: a clone made just before, or `id`
+  // itself.
   Id recomputed(Id id) {
     if (size_t(id) >= clone_of_.size() || !can_clone(id)) return id;
     if (clone_of_[size_t(id)] != kNone) return clone_of_[size_t(id)];

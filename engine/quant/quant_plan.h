@@ -26,7 +26,11 @@ struct QuantPlan {
 using EnabledLayers = std::set<int>;
 
 /// Store name of the calibrated activation scale (and zero point) of a linear's input.
-inline std::string activation_scale_name(const std::string& path) { return "scale." + path; }
-inline std::string activation_zero_name(const std::string& path) { return "zero." + path; }
+inline std::string activation_scale_name(const std::string& path) {
+  return "scale." + path;
+}
+inline std::string activation_zero_name(const std::string& path) {
+  return "zero." + path;
+}
 
 }  // namespace qat

@@ -19,8 +19,10 @@ std::vector<size_t> measure_scratch(const Graph& graph, const KernelTable& kerne
     const Node& node = graph.nodes[n];
     BindContext context(
         node, kernels,
-        [&](Id id) { return View{&nowhere, graph.value(id).shape, graph.value(id).dtype}; }, View{},
-        BindContext::Pass::measure);
+        [&](Id id) {
+          return View{&nowhere, graph.value(id).shape, graph.value(id).dtype};
+        },
+        View{}, BindContext::Pass::measure);
     if (!node.op->bind) internal_error("op {} at {} has no launch", node.op->name, node.path);
     node.op->bind(context);
     bytes[n] = context.scratch_bytes();
@@ -30,9 +32,12 @@ std::vector<size_t> measure_scratch(const Graph& graph, const KernelTable& kerne
 
 Category category_of(const Value& value) {
   switch (value.kind) {
-    case Kind::input: return Category::inputs;
-    case Kind::gradient: return Category::gradients;
-    default: return Category::state;
+    case Kind::input:
+      return Category::inputs;
+    case Kind::gradient:
+      return Category::gradients;
+    default:
+      return Category::state;
   }
 }
 
@@ -74,7 +79,8 @@ Program Program::compile(Graph graph, const std::vector<Id>& results, Store& sto
 
   program.bind();
   log::debug("program: {} nodes, arena {:.1f} MiB (live peak {:.1f} MiB)", g.nodes.size(),
-             double(program.plan_.arena_bytes) / 1048576, double(program.plan_.live_peak_bytes) / 1048576);
+             double(program.plan_.arena_bytes) / 1048576,
+             double(program.plan_.live_peak_bytes) / 1048576);
   return program;
 }
 
@@ -129,17 +135,22 @@ void Program::check_node(int index) const {
       if (v.dtype == DType::f32) finite = std::isfinite(v.as<float>()[i]);
       if (v.dtype == DType::bf16) finite = (v.as<uint16_t>()[i] & 0x7f80) != 0x7f80;
       if (!finite)
-        throw Error(Exit::diverged, fmt::format("{} at {} made a non-finite value (element {} of {})",
-                                                node.op->name, node.path, i, v.count()));
+        throw Error(Exit::diverged,
+                    fmt::format("{} at {} made a non-finite value (element {} of {})",
+                                node.op->name, node.path, i, v.count()));
     }
   }
 }
 
-void Program::run_prologue(Stream& stream) { run_phase(Phase::prologue, stream, {}); }
+void Program::run_prologue(Stream& stream) {
+  run_phase(Phase::prologue, stream, {});
+}
 void Program::run_body(Stream& stream, const RunState& state) {
   run_phase(Phase::body, stream, state);
 }
-void Program::run_epilogue(Stream& stream) { run_phase(Phase::epilogue, stream, {}); }
+void Program::run_epilogue(Stream& stream) {
+  run_phase(Phase::epilogue, stream, {});
+}
 void Program::run(Stream& stream) {
   run_prologue(stream);
   run_body(stream, {});

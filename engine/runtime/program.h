@@ -1,5 +1,5 @@
-// A compiled graph: every value has an address, every node its bound launches. Immutable; recompiled
-// when the set of enabled layers changes.
+// A compiled graph: every value has an address, every node its bound launches. Immutable;
+// recompiled when the set of enabled layers changes.
 #pragma once
 
 #include <string>
@@ -14,15 +14,16 @@ namespace qat {
 
 struct CompileOptions {
   Planning planning = Planning::reuse;
-  /// After each node, look for NaN and infinity in what it wrote and throw Error(diverged) naming it.
+  /// After each node, look for NaN and infinity in what it wrote and throw Error(diverged) naming
+  /// it.
   bool check_finite = false;
 };
 
 class Program {
  public:
-  /// Takes the graph as it is (apply the passes first). Inputs, gradients and states it names are made
-  /// in the Store; parameters must be there. `results` are values that can be read after a run.
-  /// Throws when a kernel is missing.
+  /// Takes the graph as it is (apply the passes first). Inputs, gradients and states it names are
+  /// made in the Store; parameters must be there. `results` are values that can be read after a
+  /// run. Throws when a kernel is missing.
   static Program compile(Graph graph, const std::vector<Id>& results, Store& store,
                          const KernelTable& kernels, const CompileOptions& options = {});
 
@@ -34,8 +35,8 @@ class Program {
   /// All three, for programs without gradients.
   void run(Stream& stream);
 
-  /// Where an input, param, state, gradient or result lies. Results are valid until the arena is used
-  /// by another program.
+  /// Where an input, param, state, gradient or result lies. Results are valid until the arena is
+  /// used by another program.
   View view(Id id) const;
   const Graph& graph() const { return graph_; }
   const MemoryPlan& memory() const { return plan_; }

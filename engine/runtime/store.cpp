@@ -8,13 +8,20 @@ namespace qat {
 
 const char* name_of(Category category) {
   switch (category) {
-    case Category::masters: return "masters";
-    case Category::teacher: return "teacher";
-    case Category::gradients: return "gradients";
-    case Category::moments: return "moments";
-    case Category::state: return "state";
-    case Category::inputs: return "inputs";
-    case Category::arena: return "arena";
+    case Category::masters:
+      return "masters";
+    case Category::teacher:
+      return "teacher";
+    case Category::gradients:
+      return "gradients";
+    case Category::moments:
+      return "moments";
+    case Category::state:
+      return "state";
+    case Category::inputs:
+      return "inputs";
+    case Category::arena:
+      return "arena";
   }
   return "?";
 }
@@ -24,11 +31,13 @@ struct Store::Buffer {
   Buffer(Shape shape, DType dtype, Category category) : category(category) {
     view = View{nullptr, shape, dtype};
     mapped = std::max<size_t>(view.bytes(), 1);
-    void* memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* memory =
+        mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
-      refuse("out of memory: {} MiB wanted for {}; lower train.micro_batch or data.sequence, or set "
-             "train.recompute: block",
-             mapped >> 20, name_of(category));
+      refuse(
+          "out of memory: {} MiB wanted for {}; lower train.micro_batch or data.sequence, or set "
+          "train.recompute: block",
+          mapped >> 20, name_of(category));
     if (mapped >= (4u << 20)) madvise(memory, mapped, MADV_HUGEPAGE);
     view.data = static_cast<std::byte*>(memory);
   }
@@ -63,7 +72,9 @@ View Store::find(const std::string& name) const {
   return found == buffers_.end() ? View{} : found->second->view;
 }
 
-void Store::erase(const std::string& name) { buffers_.erase(name); }
+void Store::erase(const std::string& name) {
+  buffers_.erase(name);
+}
 
 View Store::arena(size_t bytes) {
   if (!arena_ || arena_->view.bytes() < bytes) {
@@ -75,7 +86,8 @@ View Store::arena(size_t bytes) {
 
 std::vector<Store::Entry> Store::entries() const {
   std::vector<Entry> result;
-  for (const auto& [name, buffer] : buffers_) result.push_back({name, buffer->view, buffer->category});
+  for (const auto& [name, buffer] : buffers_)
+    result.push_back({name, buffer->view, buffer->category});
   return result;
 }
 

@@ -1,5 +1,5 @@
-// Everything that outlives a Program, by name: parameters, gradients, moments, scales, KV caches, the
-// arena. What a checkpoint is made of. Memory is counted by category for the memory plan.
+// Everything that outlives a Program, by name: parameters, gradients, moments, scales, KV caches,
+// the arena. What a checkpoint is made of. Memory is counted by category for the memory plan.
 #pragma once
 
 #include <cstddef>
@@ -14,15 +14,7 @@
 namespace qat {
 
 /// What memory is spent on, as the plan before step 0 lists it.
-enum class Category : uint8_t {
-  masters,
-  teacher,
-  gradients,
-  moments,
-  state,
-  inputs,
-  arena
-};
+enum class Category : uint8_t { masters, teacher, gradients, moments, state, inputs, arena };
 const char* name_of(Category category);
 
 class Store {
@@ -32,8 +24,8 @@ class Store {
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
 
-  /// The buffer of that name, zero-filled at the first call. Throws Error(internal) if it exists with
-  /// another shape or dtype, Error(refused) when memory runs out.
+  /// The buffer of that name, zero-filled at the first call. Throws Error(internal) if it exists
+  /// with another shape or dtype, Error(refused) when memory runs out.
   View make(const std::string& name, Shape shape, DType dtype, Category category);
   /// Throws Error(internal) when there is none.
   View get(const std::string& name) const;

@@ -10,13 +10,13 @@
 namespace qat {
 
 Trainer::Trainer(const TrainerSettings& settings, Store& store, const KernelTable& kernels,
-                 Stream& stream, Dataset& data, std::vector<std::string> trained, BuildGraph build,
-                 LayersAt layers_at, LearningRateAt learning_rate_at)
+                 Stream& stream, const std::vector<std::string>& trained, NextBatch next_batch,
+                 BuildGraph build, LayersAt layers_at, LearningRateAt learning_rate_at)
     : settings_(settings),
       store_(store),
       kernels_(kernels),
       stream_(stream),
-      data_(data),
+      next_batch_(std::move(next_batch)),
       build_(std::move(build)),
       layers_at_(std::move(layers_at)),
       learning_rate_at_(std::move(learning_rate_at)),
@@ -62,7 +62,7 @@ StepResult Trainer::step() {
   const auto start = std::chrono::steady_clock::now();
   program();
   program_->profile_into(times_);
-  const Batch batch = data_.next(settings_.batch);
+  const Batch batch = next_batch_(settings_.batch);
   StepResult result;
   result.step = finished_ + 1;
   result.tokens = batch.valid_targets;

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/data/dataset.h"
+#include "engine/data/batch.h"
 #include "engine/passes/passes.h"
 #include "engine/runtime/program.h"
 #include "engine/train/optimizer.h"
@@ -46,12 +46,13 @@ class Trainer {
   using BuildGraph = std::function<TrainingGraph(const EnabledLayers&)>;
   using LayersAt = std::function<EnabledLayers(int64_t step)>;
   using LearningRateAt = std::function<double(int64_t step)>;
+  using NextBatch = std::function<Batch(int64_t rows)>;
 
   /// layers_at and learning_rate_at are asked with the number of finished steps (0 before the
   /// first).
   Trainer(const TrainerSettings& settings, Store& store, const KernelTable& kernels, Stream& stream,
-          Dataset& data, std::vector<std::string> trained, BuildGraph build, LayersAt layers_at,
-          LearningRateAt learning_rate_at);
+          const std::vector<std::string>& trained, NextBatch next_batch, BuildGraph build,
+          LayersAt layers_at, LearningRateAt learning_rate_at);
 
   /// One optimizer step. Throws Error(diverged) after max_bad_steps non-finite ones in a row.
   StepResult step();
@@ -73,7 +74,7 @@ class Trainer {
   Store& store_;
   const KernelTable& kernels_;
   Stream& stream_;
-  Dataset& data_;
+  NextBatch next_batch_;
   BuildGraph build_;
   LayersAt layers_at_;
   LearningRateAt learning_rate_at_;

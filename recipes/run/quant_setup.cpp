@@ -26,9 +26,10 @@ void check_patterns(const char* key, const std::vector<std::string>& patterns,
   for (const std::string& pattern : patterns)
     if (std::none_of(paths.begin(), paths.end(),
                      [&](const std::string& path) { return matches(pattern, path); }))
-      refuse("{}: '{}' matches no matrix of the model; name them by the end of their path (q_proj, "
-             "mlp.down_proj) or by a glob (model.layers.0.*)",
-             key, pattern);
+      refuse(
+          "{}: '{}' matches no matrix of the model; name them by the end of their path (q_proj, "
+          "mlp.down_proj) or by a glob (model.layers.0.*)",
+          key, pattern);
 }
 
 int layer_of(const std::string& path) {
@@ -51,9 +52,10 @@ QuantSetup make_quant_setup(const recipe::QuantizeOptions& quantize, const Model
   for (const std::string& path : paths) {
     const int layer = layer_of(path);
     const bool in_range =
-        quantize.layers.empty() ||
-        std::any_of(quantize.layers.begin(), quantize.layers.end(),
-                    [&](const recipe::LayerRange& r) { return r.first <= layer && layer <= r.last; });
+        quantize.layers.empty() || std::any_of(quantize.layers.begin(), quantize.layers.end(),
+                                               [&](const recipe::LayerRange& r) {
+                                                 return r.first <= layer && layer <= r.last;
+                                               });
     if (!in_range || !any_matches(quantize.include, path) || any_matches(quantize.exclude, path))
       continue;
     LinearQuant linear;
@@ -62,12 +64,14 @@ QuantSetup make_quant_setup(const recipe::QuantizeOptions& quantize, const Model
       const int64_t width = linear_shape(config, path).cols();
       if (linear.weight->per == Per::group && width % linear.weight->group != 0) {
         if (quantize.weights.group_by_hand)
-          refuse("quantize.weights.group: {} does not divide the {} columns of {}; choose a divisor "
-                 "or exclude that matrix",
-                 linear.weight->group, width, path);
-        setup.notes.push_back(fmt::format("{}: {} columns do not divide into groups of {}; int8 per "
-                                          "channel instead",
-                                          path, width, linear.weight->group));
+          refuse(
+              "quantize.weights.group: {} does not divide the {} columns of {}; choose a divisor "
+              "or exclude that matrix",
+              linear.weight->group, width, path);
+        setup.notes.push_back(
+            fmt::format("{}: {} columns do not divide into groups of {}; int8 per "
+                        "channel instead",
+                        path, width, linear.weight->group));
         linear.weight = QuantSpec{.scale_type = linear.weight->scale_type};
       }
     }

@@ -1,0 +1,75 @@
+#include "models/memory_plan.h"
+
+#include <fmt/format.h>
+
+namespace qat {
+
+namespace {
+
+size_t parameter_bytes(const ModelConfig& config, DType matrices) {
+  size_t bytes = 0;
+  for (const SourceTensor& t : expected_tensors(config))
+    bytes += size_t(t.shape.count()) * size_of(t.shape.rank() < 2 ? DType::f32 : matrices);
+  return bytes;
+}
+
+EnabledLayers first_layers(int64_t count) {
+  EnabledLayers layers;
+  for (int64_t i = 0; i < count; ++i) layers.insert(int(i));
+  return layers;
+}
+
+}  // namespace
+
+size_t TrainingMemory::total() const {
+  size_t sum = 0;
+  for (const auto& [category, size] : bytes) sum += size;
+  return sum;
+}
+
+TrainingMemory plan_training_memory(const TrainingSpec& spec, const TrainerSettings& settings,
+                                    const KernelTable& kernels) {
+  TrainingMemory memory;
+  memory.bytes[Category::masters] = parameter_bytes(spec.config, spec.build.weight_dtype);
+  if (spec.teacher)
+    memory.bytes[Category::teacher] = parameter_bytes(*spec.teacher, spec.teacher_weights);
+  std::vector<int64_t> counts;
+  for (const SourceTensor& t : expected_tensors(spec.config)) counts.push_back(t.shape.count());
+  memory.bytes[Category::gradients] = parameter_bytes(spec.config, DType::f32);
+  memory.bytes[Category::moments] = Optimizer::moment_bytes(counts, settings.optimizer.state_bits);
+  memory.bytes[Category::state] =
+      size_t(spec.config.max_positions * spec.config.head_dim) * sizeof(float);
+  memory.bytes[Category::inputs] = size_t(spec.build.tokens()) * 4 * sizeof(int32_t) + 4;
+  for (const int64_t enabled : {int64_t{0}, spec.config.layers / 2, spec.config.layers}) {
+    const TrainingGraph training = build_training_graph(spec, first_layers(enabled));
+    std::vector<Id> results = {training.sums};
+    for (const ParameterGradient& g : training.gradients) results.push_back(g.gradient);
+    const MemoryPlan plan = Program::plan(training.graph, results, kernels);
+    if (plan.arena_bytes <= memory.bytes[Category::arena]) continue;
+    memory.bytes[Category::arena] = plan.arena_bytes;
+    memory.arena_live_peak = plan.live_peak_bytes;
+    memory.prologue = plan.prologue_bytes;
+  }
+  return memory;
+}
+
+std::vector<std::string> memory_report(const TrainingMemory& memory) {
+  std::vector<std::string> lines;
+  const auto mib = [](size_t bytes) { return double(bytes) / 1048576.0; };
+  std::string text = fmt::format("memory: {:.0f} MiB =", mib(memory.total()));
+  const char* separator = " ";
+  for (const auto& [category, bytes] : memory.bytes) {
+    if (mib(bytes) < 0.05) continue;
+    text += fmt::format("{}{} {:.1f}", separator, name_of(category), mib(bytes));
+    separator = " + ";
+  }
+  lines.push_back(text);
+  lines.push_back(
+      fmt::format("  the arena holds {:.1f} MiB of weights as the matmuls read them and "
+                  "{:.1f} MiB of activations and scratch (live peak {:.1f})",
+                  mib(memory.prologue), mib(memory.bytes.at(Category::arena) - memory.prologue),
+                  mib(memory.arena_live_peak)));
+  return lines;
+}
+
+}  // namespace qat

@@ -1,0 +1,29 @@
+// How much memory a training run will take, computed from its graphs before anything is allocated.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "engine/runtime/store.h"
+#include "engine/train/trainer.h"
+#include "models/graphs.h"
+
+namespace qat {
+
+struct TrainingMemory {
+  std::map<Category, size_t> bytes;  ///< by category; the arena is that of the largest program
+  size_t arena_live_peak = 0;        ///< lower bound of the arena
+  size_t prologue = 0;               ///< part of the arena: quantized or cast weights of a step
+  size_t total() const;
+};
+
+/// Compiles (without memory) the programs of the first step, of a half enabled and of the fully
+/// quantized model, and takes the largest.
+TrainingMemory plan_training_memory(const TrainingSpec& spec, const TrainerSettings& settings,
+                                    const KernelTable& kernels);
+
+/// The plan as lines for people.
+std::vector<std::string> memory_report(const TrainingMemory& memory);
+
+}  // namespace qat

@@ -1,0 +1,35 @@
+// The end of a run: sample texts, exports with their proof, and result.json.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "engine/runtime/store.h"
+#include "models/graphs.h"
+#include "models/tokenizer/tokenizer.h"
+#include "recipes/run/recipe/recipe.h"
+
+namespace qat {
+
+struct FinishInputs {
+  const recipe::Recipe& recipe;
+  const ModelConfig& config;
+  std::string config_json;  ///< Hugging Face's
+  std::string source;       ///< path of the source model; empty for one from scratch
+  const Tokenizer& tokenizer;
+  const QuantPlan& plan;
+  Store& store;
+  const KernelTable& kernels;
+  Stream& stream;
+  nlohmann::json results;  ///< evaluations: source, ptq, qat
+};
+
+/// Generates, exports, verifies, prints the table and writes result.json last: its presence says
+/// the run is complete. Throws Error(not_verified) when an export does not read back as trained.
+void finish_run(const FinishInputs& inputs);
+
+/// The table of perplexities as lines for people.
+std::vector<std::string> result_table(const nlohmann::json& results);
+
+}  // namespace qat

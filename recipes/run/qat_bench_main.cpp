@@ -1,0 +1,190 @@
+// qat-bench: the speed of a training step on random tokens, as one JSON line.
+#include <sys/resource.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "engine/core/log.h"
+#include "kernels/random.h"
+#include "models/decoder.h"
+#include "models/graphs.h"
+#include "recipes/run/command.h"
+#include "recipes/run/training_setup.h"
+
+namespace qat {
+namespace {
+
+struct BenchOptions {
+  std::string shape = "smol135m", mode = "w8a8", recompute = "cheap";
+  int64_t batch = 2, sequence = 512, micro_batch = 0, steps = 8, warmup = 2;
+  int state_bits = 32, threads = 0;
+  bool kl = false, profile = false;
+};
+
+ModelConfig shape_named(const std::string& name) {
+  ModelConfig c;
+  c.tied_head = true;
+  c.max_positions = 2048;
+  if (name == "smol135m") {
+    c.hidden = 576, c.ffn = 1536, c.layers = 30, c.heads = 9, c.kv_heads = 3, c.head_dim = 64;
+    c.vocab = 49152;
+  } else {
+    c.hidden = 288, c.ffn = 768, c.layers = 6, c.heads = 6, c.kv_heads = 6, c.head_dim = 48;
+    c.vocab = 32000;
+  }
+  return c;
+}
+
+QuantPlan plan_of(const ModelConfig& config, const std::string& mode) {
+  QuantPlan plan;
+  if (mode != "w8a8" && mode != "w4a8") return plan;
+  recipe::Recipe recipe = recipe::parse_recipe(
+      "model: model\nout: run\ndata: {train: [none]}\ntrain: {steps: 1}\nquantize: {preset: " +
+          mode + "}\n",
+      "bench");
+  for (const std::string& path : decoder_linears(config))
+    plan.linears[path] = {.weight = recipe.quantize.weights.spec(),
+                          .activation = recipe.quantize.activations.spec()};
+  return plan;
+}
+
+Batch random_batch(const ModelConfig& config, int64_t rows, int64_t sequence, uint64_t step) {
+  Batch batch;
+  batch.rows = rows;
+  batch.sequence = sequence;
+  for (int64_t t = 0; t < rows * sequence; ++t) {
+    const auto words = philox(1, step, uint64_t(t));
+    batch.ids.push_back(int32_t(words[0] % uint32_t(config.vocab)));
+    batch.targets.push_back(int32_t(words[1] % uint32_t(config.vocab)));
+    batch.positions.push_back(int32_t(t % sequence));
+    batch.first.push_back(0);
+  }
+  batch.valid_targets = rows * sequence;
+  return batch;
+}
+
+// Best of a few square matmuls in the compute dtype.
+double measured_peak(DType dtype, Stream& stream) {
+  constexpr int64_t kSize = 2048;
+  Store store;
+  const View a = store.make("a", {kSize, kSize}, dtype, Category::state);
+  const View b = store.make("b", {kSize, kSize}, dtype, Category::state);
+  const View c = store.make("c", {kSize, kSize}, dtype, Category::state);
+  double best = 1e30;
+  for (int i = 0; i < 6; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    cpu_kernels().matmul.run({a, b, c, MatmulForm::nt, false}, stream);
+    best = std::min(
+        best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return 2.0 * kSize * kSize * kSize / best;
+}
+
+Exit bench(const BenchOptions& options) {
+  const ModelConfig config = shape_named(options.shape);
+  Stream stream(options.threads);
+  Store store;
+  initialize_parameters(config, store, 0.02f, 1);
+  fill_rope_table(config, store, "");
+
+  TrainingSpec spec;
+  spec.config = config;
+  spec.build.batch = options.micro_batch > 0 ? options.micro_batch : options.batch;
+  spec.build.sequence = options.sequence;
+  spec.build.dtype = options.mode == "fp32" ? DType::f32 : DType::bf16;
+  spec.teacher_weights = spec.build.dtype;
+  spec.plan = plan_of(config, options.mode);
+  spec.recompute = options.recompute == "off"     ? Recompute::off
+                   : options.recompute == "block" ? Recompute::block
+                                                  : Recompute::cheap;
+  for (const SourceTensor& t : expected_tensors(config)) spec.trained.push_back(t.name);
+  if (options.kl) {
+    spec.teacher = config;
+    fill_rope_table(config, store, kTeacherPrefix);
+    spec.loss = {.cross_entropy = 0.0f, .kl = 1.0f};
+    for (const SourceTensor& t : expected_tensors(config)) {
+      const DType dtype = t.shape.rank() < 2 ? DType::f32 : spec.teacher_weights;
+      const View from = store.get(t.name);
+      const View to = store.make(kTeacherPrefix + t.name, t.shape, dtype, Category::teacher);
+      if (dtype == DType::f32)
+        std::memcpy(to.data, from.data, from.bytes());
+      else
+        cpu_kernels().cast.run({from, to}, stream);
+    }
+  }
+  TrainerSettings settings;
+  settings.batch = options.batch;
+  settings.micro_batch = spec.build.batch;
+  settings.sequence = options.sequence;
+  settings.optimizer.state_bits = options.state_bits;
+  uint64_t step = 0;
+  Trainer trainer(
+      settings, store, cpu_kernels(), stream, spec.trained,
+      [&](int64_t rows) { return random_batch(config, rows, options.sequence, step++); },
+      [&](const EnabledLayers& layers) { return build_training_graph(spec, layers); },
+      [&](int64_t) { return all_layers(config); }, [](int64_t) { return 1e-5; });
+  std::vector<double> seconds;
+  std::vector<Program::OpTime> times;
+  for (int64_t i = 0; i < options.warmup + options.steps; ++i) {
+    if (i == options.warmup && options.profile) trainer.profile_into(&times);
+    const StepResult result = trainer.step();
+    if (i >= options.warmup) seconds.push_back(result.seconds);
+  }
+  std::sort(seconds.begin(), seconds.end());
+  const double median = seconds[seconds.size() / 2];
+  const double flops = flops_per_token(config, spec.teacher, options.sequence) *
+                       double(options.batch * options.sequence) / median;
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  nlohmann::ordered_json line = {
+      {"shape", options.shape},
+      {"mode", options.mode},
+      {"batch", options.batch},
+      {"sequence", options.sequence},
+      {"kl", options.kl},
+      {"state_bits", options.state_bits},
+      {"threads", stream.threads()},
+      {"isa", cpu_isa()},
+      {"tokens_per_s", double(options.batch * options.sequence) / median},
+      {"step_ms", median * 1e3},
+      {"step_ms_best", seconds.front() * 1e3},
+      {"peak_memory_bytes", usage.ru_maxrss * int64_t{1024}},
+      {"gflops", flops / 1e9},
+      {"peak_gflops", measured_peak(spec.build.dtype, stream) / 1e9}};
+  std::printf("%s\n", line.dump().c_str());
+  std::sort(times.begin(), times.end(),
+            [](const auto& a, const auto& b) { return a.seconds > b.seconds; });
+  for (const Program::OpTime& t : times)
+    std::fprintf(stderr, "%9.2f ms a step  %5ld calls  %s\n",
+                 t.seconds * 1e3 / double(options.steps), long(t.calls / options.steps),
+                 t.name.c_str());
+  return Exit::ok;
+}
+
+}  // namespace
+}  // namespace qat
+
+int main(int argc, char** argv) {
+  CLI::App app{"Measures training steps on random tokens and prints one JSON line.", "qat-bench"};
+  qat::BenchOptions options;
+  app.add_option("--shape", options.shape)->check(CLI::IsMember({"smol135m", "tiny15m"}));
+  app.add_option("--batch", options.batch, "sequences a step")->check(CLI::PositiveNumber);
+  app.add_option("--micro-batch", options.micro_batch, "sequences at a time (default: all)");
+  app.add_option("--sequence", options.sequence, "tokens a sequence")->check(CLI::PositiveNumber);
+  app.add_option("--mode", options.mode)->check(CLI::IsMember({"bf16", "fp32", "w8a8", "w4a8"}));
+  app.add_flag("--kl", options.kl, "distil from a teacher of the same shape");
+  app.add_option("--state-bits", options.state_bits, "of the AdamW moments")
+      ->check(CLI::IsMember({8, 32}));
+  app.add_option("--recompute", options.recompute)->check(CLI::IsMember({"off", "cheap", "block"}));
+  app.add_option("--steps", options.steps, "timed steps; the median counts")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--warmup", options.warmup, "steps before");
+  app.add_option("--threads", options.threads, "0: all");
+  app.add_flag("--profile", options.profile, "also print the time by operation on stderr");
+  return qat::run_command(app, argc, argv, [&] { return qat::bench(options); });
+}

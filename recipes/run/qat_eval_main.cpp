@@ -1,0 +1,68 @@
+// qat-eval MODEL --text FILE: perplexity of a model, a GGUF file or a finished run.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "models/evaluate.h"
+#include "recipes/run/command.h"
+#include "recipes/run/model_bundle.h"
+
+int main(int argc, char** argv) {
+  using namespace qat;
+  CLI::App app{
+      "Perplexity of a model on a text: consecutive windows of N tokens, the first token of "
+      "each unscored, the trailing partial window dropped.",
+      "qat-eval"};
+  std::string model, text, dtype = "fp32", cache;
+  int64_t context = 512, max_windows = 0, rows = 4;
+  int threads = 0;
+  bool as_json = false, bos = false;
+  app.add_option("model", model, "Hugging Face directory, .gguf file or run directory")->required();
+  app.add_option("--text", text,
+                 "a .txt file, or .jsonl with a field `text` (joined by blank lines)")
+      ->required();
+  app.add_option("--context", context, "tokens a window")->check(CLI::Range(2, 1 << 20));
+  app.add_option("--max-windows", max_windows, "only the first so many windows (0: all)");
+  app.add_flag("--bos", bos, "put the beginning-of-text token before each window");
+  app.add_option("--dtype", dtype, "of the computation")->check(CLI::IsMember({"fp32", "bf16"}));
+  app.add_option("--rows", rows, "windows at a time")->check(CLI::PositiveNumber);
+  app.add_option("--threads", threads, "0: all");
+  app.add_flag("--json", as_json, "print one JSON object");
+  return run_command(app, argc, argv, [&] {
+    Store store;
+    const ModelBundle bundle = open_model(model, store);
+    fill_rope_table(bundle.config, store, "");
+    TokenizeOptions tokenize;
+    tokenize.encoder = text_encoder(*bundle.tokenizer, bundle.config);
+    if (bos && bundle.tokenizer->bos_id() < 0)
+      refuse("--bos: the tokenizer of {} has no beginning-of-text token", model);
+    const auto windows = EvalWindows::open(text, tokenize,
+                                           {.window = context,
+                                            .max_windows = max_windows,
+                                            .bos = bos ? bundle.tokenizer->bos_id() : -1});
+    ForwardSpec spec;
+    spec.config = bundle.config;
+    spec.plan = bundle.plan;
+    spec.fuse = Switch::on;
+    spec.build.dtype = dtype == "fp32" ? DType::f32 : DType::bf16;
+    Stream stream(threads);
+    const Perplexity result =
+        evaluate_perplexity(spec, store, cpu_kernels(), stream, windows, rows);
+    if (as_json) {
+      const nlohmann::ordered_json line = {{"model", model},
+                                           {"text", text},
+                                           {"context", context},
+                                           {"windows", result.windows},
+                                           {"tokens", result.tokens},
+                                           {"nll", result.nll},
+                                           {"perplexity", result.perplexity},
+                                           {"quantized_linears", bundle.plan.linears.size()}};
+      std::printf("%s\n", line.dump().c_str());
+    } else {
+      std::printf("perplexity %.4f  (nll %.6f, %ld tokens in %ld windows of %ld)\n",
+                  result.perplexity, result.nll, long(result.tokens), long(result.windows),
+                  long(context));
+    }
+    return Exit::ok;
+  });
+}

@@ -1,0 +1,44 @@
+// qat-train RECIPE.yaml: trains, quantizes, measures and exports a model.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "recipes/run/command.h"
+#include "recipes/run/train_run.h"
+
+int main(int argc, char** argv) {
+  CLI::App app{
+      "Quantization-aware training of a language model, from a recipe to a deployable model.",
+      "qat-train"};
+  std::string path, out, resume;
+  std::vector<std::string> sets;
+  bool dry_run = false, help_recipe = false;
+  app.add_option("recipe", path, "the recipe, a YAML file (see recipes/README.md)");
+  app.add_option("--set", sets,
+                 "overrides a key of the recipe, e.g. --set train.steps=20 (the value is YAML)")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  app.add_option("--out", out, "run directory; overrides the key `out`")->type_name("DIR");
+  app.add_option("--resume", resume,
+                 "auto (default): go on from the newest whole checkpoint; never: start over; "
+                 "auto-or-scratch; or a checkpoint's directory");
+  app.add_flag("--dry-run", dry_run,
+               "print what the run would do and the memory it needs; touches no file");
+  app.add_flag("--help-recipe", help_recipe, "print every key of a recipe");
+  app.footer(
+      "Exit codes: 0 done, 2 refused input, 3 cannot write, 4 diverged, 5 directory in use,\n"
+      "7 export not verified, 85 stopped early (run again to continue).");
+  return qat::run_command(app, argc, argv, [&] {
+    if (help_recipe) {
+      std::fputs(qat::recipe::recipe_help().c_str(), stdout);
+      return qat::Exit::ok;
+    }
+    if (path.empty()) qat::refuse("no recipe given; try: qat-train recipes/quickstart.yaml");
+    std::vector<qat::recipe::RecipeOverride> overrides;
+    for (const std::string& set : sets) overrides.push_back(qat::recipe::set_option(set));
+    if (!out.empty()) overrides.push_back(qat::recipe::literal_option("--out", "out", out));
+    if (!resume.empty())
+      overrides.push_back(qat::recipe::literal_option("--resume", "resume", resume));
+    return qat::train(qat::recipe::load_recipe(path, overrides),
+                      dry_run ? qat::DryRun::yes : qat::DryRun::no);
+  });
+}

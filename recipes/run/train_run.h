@@ -1,0 +1,16 @@
+// qat-train: the stages of a run, from a recipe to a deployable model and the account of what it
+// lost.
+#pragma once
+
+#include "engine/core/error.h"
+#include "recipes/run/recipe/recipe.h"
+
+namespace qat {
+
+enum class DryRun { no, yes };
+
+/// Runs a recipe to its end. Returns Exit::ok, or Exit::stopped_early after a signal. Throws Error.
+/// DryRun::yes prints what the run would do and need, and touches no file.
+Exit train(const recipe::Recipe& recipe, DryRun dry_run);
+
+}  // namespace qat

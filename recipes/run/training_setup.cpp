@@ -1,0 +1,184 @@
+#include "recipes/run/training_setup.h"
+
+#include "engine/core/error.h"
+
+namespace qat {
+
+QuantSchedule quant_schedule(const recipe::Recipe& recipe, const ModelConfig& config,
+                             const QuantPlan& plan) {
+  QuantScheduleOptions options;
+  options.layers = config.layers;
+  options.warmup_bf16 = plan.linears.empty() ? recipe.train.steps : recipe.train.warmup_bf16;
+  options.layers_per_stage = recipe.train.enable.layers;
+  options.every = recipe.train.enable.every;
+  switch (recipe.train.enable.order) {
+    case recipe::EnableOrder::front_to_back:
+      options.order = EnableOrder::front_to_back;
+      break;
+    case recipe::EnableOrder::back_to_front:
+      options.order = EnableOrder::back_to_front;
+      break;
+    case recipe::EnableOrder::sensitivity:
+      refuse(
+          "train.enable.order: sensitivity is not available yet; use front_to_back or "
+          "back_to_front");
+  }
+  return QuantSchedule(options);
+}
+
+Schedule learning_rate_schedule(const recipe::Recipe& recipe, const QuantSchedule& quant) {
+  const recipe::TrainOptions& train = recipe.train;
+  ScheduleOptions options;
+  switch (train.schedule.kind) {
+    case recipe::ScheduleKind::cosine:
+      options.kind = ScheduleKind::cosine;
+      break;
+    case recipe::ScheduleKind::linear:
+      options.kind = ScheduleKind::linear;
+      break;
+    case recipe::ScheduleKind::wsd:
+      options.kind = ScheduleKind::wsd;
+      break;
+    case recipe::ScheduleKind::constant:
+      options.kind = ScheduleKind::constant;
+      break;
+  }
+  options.learning_rate = train.learning_rate;
+  options.steps = std::max<int64_t>(train.steps, 1);
+  options.warmup = train.schedule.warmup;
+  options.final = train.schedule.final;
+  options.decay = double(train.schedule.decay) / double(options.steps);
+  if (train.enable.rewarm > 0) {
+    options.rewarm = train.enable.rewarm;
+    for (const int64_t step : quant.change_steps())
+      if (step > 0 && step < train.steps) options.rewarm_at.push_back(step);
+  }
+  return Schedule(options);
+}
+
+DType master_dtype(const recipe::Recipe& recipe) {
+  return recipe.train.optimizer.master == recipe::MasterWeights::fp32 ? DType::f32 : DType::bf16;
+}
+
+TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& config,
+                           const std::optional<ModelConfig>& teacher, const QuantPlan& plan) {
+  TrainingSpec spec;
+  spec.config = config;
+  spec.teacher = teacher;
+  spec.plan = plan;
+  spec.build.batch = recipe.train.micro_batch > 0 ? recipe.train.micro_batch : recipe.train.batch;
+  spec.build.sequence = recipe.data.sequence;
+  spec.build.dtype = recipe.dtype;
+  spec.build.weight_dtype = master_dtype(recipe);
+  spec.teacher_weights = recipe.dtype;
+  spec.loss = {.cross_entropy = float(recipe.distill.cross_entropy),
+               .kl = float(teacher ? recipe.distill.kl : 0.0),
+               .temperature = float(recipe.distill.temperature)};
+  for (const SourceTensor& tensor : expected_tensors(config)) spec.trained.push_back(tensor.name);
+  switch (recipe.train.recompute) {
+    case recipe::RecomputePolicy::off:
+      spec.recompute = Recompute::off;
+      break;
+    case recipe::RecomputePolicy::cheap:
+      spec.recompute = Recompute::cheap;
+      break;
+    case recipe::RecomputePolicy::block:
+      spec.recompute = Recompute::block;
+      break;
+  }
+  spec.fuse = recipe.train.fuse ? Switch::on : Switch::off;
+  if (spec.build.sequence > config.max_positions)
+    refuse("data.sequence: {} is longer than the model's max_position_embeddings, {}",
+           spec.build.sequence, config.max_positions);
+  return spec;
+}
+
+TrainerSettings trainer_settings(const recipe::Recipe& recipe, const TrainingSpec& spec) {
+  TrainerSettings settings;
+  settings.batch = recipe.train.batch;
+  settings.micro_batch = spec.build.batch;
+  settings.sequence = spec.build.sequence;
+  settings.cross_entropy = spec.loss.cross_entropy;
+  settings.kl = spec.loss.kl;
+  settings.clip_grad_norm = recipe.train.clip_grad_norm;
+  settings.max_bad_steps = recipe.train.max_bad_steps;
+  const recipe::OptimizerOptions& o = recipe.train.optimizer;
+  settings.optimizer = {.beta1 = float(o.beta1),
+                        .beta2 = float(o.beta2),
+                        .eps = float(o.eps),
+                        .weight_decay = float(o.weight_decay),
+                        .state_bits = int(o.state_bits),
+                        .seed = recipe.seed};
+  return settings;
+}
+
+TokenizeOptions tokenize_options(const recipe::Recipe& recipe, const TextEncoder& encoder) {
+  TokenizeOptions options;
+  options.encoder = encoder;
+  switch (recipe.data.format) {
+    case recipe::DataFormat::by_extension:
+      options.read.format = DataFormat::automatic;
+      break;
+    case recipe::DataFormat::text:
+      options.read.format = DataFormat::text;
+      break;
+    case recipe::DataFormat::prompt_completion:
+      options.read.format = DataFormat::prompt_completion;
+      break;
+    case recipe::DataFormat::messages:
+      options.read.format = DataFormat::messages;
+      break;
+  }
+  options.read.fields.text = recipe.data.text_field;
+  options.read.fields.prompt = recipe.data.prompt_field;
+  options.read.fields.completion = recipe.data.completion_field;
+  options.read.fields.messages = recipe.data.messages_field;
+  switch (recipe.data.cache.word) {
+    case recipe::CacheKind::run:
+      options.cache_directory = recipe.out + "/cache";
+      break;
+    case recipe::CacheKind::off:
+      break;
+    case recipe::CacheKind::path:
+      options.cache_directory = recipe.data.cache.path;
+      break;
+  }
+  return options;
+}
+
+DatasetOptions dataset_options(const recipe::Recipe& recipe, const ModelConfig& config) {
+  DatasetOptions options;
+  options.sequence = recipe.data.sequence;
+  options.packing = recipe.data.packing ? Packing::on : Packing::off;
+  options.order = recipe.data.shuffle ? Order::shuffled : Order::as_stored;
+  options.seed = recipe.seed;
+  options.pad_id = int32_t(std::max<int64_t>(config.pad_id, 0));
+  return options;
+}
+
+EnabledLayers layers_at(const QuantSchedule& schedule, int64_t step) {
+  EnabledLayers layers;
+  for (const int64_t layer : schedule.enabled_layers(step)) layers.insert(int(layer));
+  return layers;
+}
+
+namespace {
+
+double forward_flops(const ModelConfig& c, int64_t sequence) {
+  const double body =
+      double(c.layers) * (double(c.hidden) * double(2 * c.q_width() + 2 * c.kv_width()) +
+                          3.0 * double(c.hidden) * double(c.ffn));
+  const double head = double(c.vocab) * double(c.hidden);
+  const double attention = 2.0 * double(c.layers) * double(c.q_width()) * double(sequence);
+  return 2.0 * (body + head + attention);
+}
+
+}  // namespace
+
+double flops_per_token(const ModelConfig& config, const std::optional<ModelConfig>& teacher,
+                       int64_t sequence) {
+  return 3.0 * forward_flops(config, sequence) +
+         (teacher ? forward_flops(*teacher, sequence) : 0.0);
+}
+
+}  // namespace qat

@@ -1,0 +1,30 @@
+// From the recipe to what the engine takes: schedules, graph specification, trainer settings.
+#pragma once
+
+#include "engine/data/dataset.h"
+#include "engine/quant/quant_schedule.h"
+#include "engine/train/schedule.h"
+#include "engine/train/trainer.h"
+#include "models/graphs.h"
+#include "recipes/run/recipe/recipe.h"
+
+namespace qat {
+
+QuantSchedule quant_schedule(const recipe::Recipe& recipe, const ModelConfig& config,
+                             const QuantPlan& plan);
+Schedule learning_rate_schedule(const recipe::Recipe& recipe, const QuantSchedule& quant);
+TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& config,
+                           const std::optional<ModelConfig>& teacher, const QuantPlan& plan);
+TrainerSettings trainer_settings(const recipe::Recipe& recipe, const TrainingSpec& spec);
+TokenizeOptions tokenize_options(const recipe::Recipe& recipe, const TextEncoder& encoder);
+DatasetOptions dataset_options(const recipe::Recipe& recipe, const ModelConfig& config);
+/// Type of the master weights in the Store.
+DType master_dtype(const recipe::Recipe& recipe);
+EnabledLayers layers_at(const QuantSchedule& schedule, int64_t step);
+
+/// Floating-point operations of one training token: 6 a weight of the body and head (2 more a
+/// weight for a teacher) and attention's 12 L d T (not halved for the causal mask).
+double flops_per_token(const ModelConfig& config, const std::optional<ModelConfig>& teacher,
+                       int64_t sequence);
+
+}  // namespace qat

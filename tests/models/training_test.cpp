@@ -1,0 +1,196 @@
+// Five golden training steps from PyTorch, repeated under every switch of the engine.
+#include <gtest/gtest.h>
+
+#include "tests/models/golden.h"
+
+namespace qat {
+namespace {
+
+struct Switches {
+  Recompute recompute = Recompute::cheap;
+  Switch fuse = Switch::on, hoist = Switch::on;
+  Planning planning = Planning::reuse;
+  int64_t micro_batch = 2;
+};
+
+struct Outcome {
+  std::vector<double> losses, norms;
+  std::map<std::string, std::vector<float>> gradients, parameters;  ///< step 1; after step 5
+};
+
+struct GoldenRun {
+  const char* run;
+  const char* teacher = nullptr;
+  bool quantized = false;
+};
+
+QuantPlan w8a8(const ModelConfig& config) {
+  QuantPlan plan;
+  for (const std::string& path : decoder_linears(config))
+    plan.linears[path] = {.weight = QuantSpec{}, .activation = QuantSpec{}};
+  return plan;
+}
+
+// The trainer's own step order, with gradients looked at after the first step.
+Outcome train(const GoldenRun& setup, const Switches& switches, DType dtype = DType::f32) {
+  const auto file = Safetensors::open_file(golden::path("training/tokens.safetensors"));
+  const std::vector<int32_t> tokens = golden::ints(*file, "tokens");
+  std::ifstream text(golden::path("training/training.json"));
+  const nlohmann::json settings = nlohmann::json::parse(text).at("optimizer");
+
+  const auto source = ModelSource::open(golden::path("llama"));
+  Store store;
+  load_parameters(*source, store, "", DType::f32, Category::masters);
+  fill_rope_table(source->config(), store, "");
+  TrainingSpec spec;
+  spec.config = source->config();
+  if (setup.teacher) {
+    const auto teacher = ModelSource::open(golden::path(setup.teacher));
+    spec.teacher = teacher->config();
+    spec.teacher_weights = dtype;
+    fill_rope_table(*spec.teacher, store, kTeacherPrefix);
+    load_parameters(*teacher, store, kTeacherPrefix, dtype, Category::teacher);
+    spec.loss = {.cross_entropy = 0.0f, .kl = 1.0f};
+  }
+  constexpr int64_t kSequences = 2, kLength = 32, kSteps = 5;
+  spec.build.batch = switches.micro_batch;
+  spec.build.sequence = kLength;
+  spec.build.dtype = dtype;
+  if (setup.quantized) spec.plan = w8a8(spec.config);
+  for (const SourceTensor& t : source->tensors()) spec.trained.push_back(t.name);
+  spec.recompute = switches.recompute;
+  spec.fuse = switches.fuse;
+  spec.hoist = switches.hoist;
+
+  TrainingGraph training = build_training_graph(spec, all_layers(spec.config));
+  std::vector<Id> results = {training.sums};
+  for (const ParameterGradient& g : training.gradients) results.push_back(g.gradient);
+  Program program = Program::compile(std::move(training.graph), results, store, cpu_kernels(),
+                                     {.planning = switches.planning});
+  const OptimizerSettings optimizer_settings{
+      .beta1 = settings.at("beta1").get<float>(),
+      .beta2 = settings.at("beta2").get<float>(),
+      .eps = settings.at("eps").get<float>(),
+      .weight_decay = settings.at("weight_decay_matrices").get<float>()};
+  Optimizer optimizer(store, cpu_kernels(), optimizer_settings, spec.trained);
+  Stream stream;
+  Outcome outcome;
+  for (int64_t step = 0; step < kSteps; ++step) {
+    store.get(kInvTokens).as<float>()[0] = 1.0f / float(kSequences * kLength);
+    program.run_prologue(stream);
+    double loss = 0;
+    for (int64_t row = 0; row < kSequences; row += switches.micro_batch) {
+      for (int64_t r = 0; r < switches.micro_batch; ++r)
+        for (int64_t t = 0; t < kLength; ++t) {
+          const int32_t* ids = tokens.data() + ((step * kSequences + row + r) * (kLength + 1)) + t;
+          store.get(kTokens).as<int32_t>()[r * kLength + t] = ids[0];
+          store.get(kTargets).as<int32_t>()[r * kLength + t] = ids[1];
+          store.get(kPositions).as<int32_t>()[r * kLength + t] = int32_t(t);
+          store.get(kFirst).as<int32_t>()[r * kLength + t] = 0;
+        }
+      program.run_body(stream, {.first_micro_batch = row == 0});
+      const float* sums = program.view(training.sums).as<float>();
+      loss += double(spec.loss.cross_entropy) * double(sums[0]) +
+              double(spec.loss.kl) * double(sums[1]);
+    }
+    program.run_epilogue(stream);
+    outcome.losses.push_back(loss / double(kSequences * kLength));
+    double norm[2] = {0, 0};
+    std::vector<TrainedParameter> parameters;
+    for (const ParameterGradient& g : training.gradients) {
+      const View view = program.view(g.gradient);
+      cpu_kernels().sum_squares.run({view, norm}, stream);
+      parameters.push_back({g.name, store.get(g.name), view});
+      if (step == 0)
+        outcome.gradients[g.name].assign(view.as<float>(), view.as<float>() + view.count());
+    }
+    outcome.norms.push_back(std::sqrt(norm[0]));
+    const double clip = settings.at("clip").get<double>();
+    optimizer.update(parameters, step + 1, settings.at("learning_rate").get<double>(),
+                     std::min(1.0, clip / outcome.norms.back()), stream);
+  }
+  for (const SourceTensor& t : source->tensors()) {
+    const View view = store.get(t.name);
+    outcome.parameters[t.name].assign(view.as<float>(), view.as<float>() + view.count());
+  }
+  return outcome;
+}
+
+class GoldenStep : public testing::TestWithParam<GoldenRun> {};
+
+TEST_P(GoldenStep, MatchesPyTorch) {
+  const GoldenRun setup = GetParam();
+  std::ifstream text(golden::path("training/training.json"));
+  const nlohmann::json expected = nlohmann::json::parse(text).at("runs").at(setup.run);
+  const Outcome got = train(setup, {.fuse = Switch::off});
+  ASSERT_EQ(got.losses.size(), 5u);
+  const double tolerance = setup.quantized ? 2e-3 : 1e-5;
+  for (size_t i = 0; i < 5; ++i) {
+    // A single code on the other side of a rounding boundary moves the later steps.
+    const double within = i == 0 ? 1e-5 : tolerance;
+    EXPECT_NEAR(got.losses[i], expected.at("losses")[i].get<double>(),
+                within * std::abs(expected.at("losses")[i].get<double>()))
+        << "step " << i + 1;
+    EXPECT_NEAR(got.norms[i], expected.at("gradient_norms")[i].get<double>(),
+                (i == 0 ? 1e-4 : 20 * tolerance) * expected.at("gradient_norms")[i].get<double>())
+        << "step " << i + 1;
+  }
+  const auto file =
+      Safetensors::open_file(golden::path(std::string("training/") + setup.run + ".safetensors"));
+  for (const auto& [name, gradient] : got.gradients)
+    EXPECT_LT(golden::distance(gradient.data(), golden::floats(*file, "gradient." + name)), 1e-4)
+        << name;
+  for (const auto& [name, parameter] : got.parameters)
+    EXPECT_LT(golden::distance(parameter.data(), golden::floats(*file, "parameter." + name)),
+              setup.quantized ? 2e-2 : 1e-5)
+        << name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Runs, GoldenStep,
+                         testing::Values(GoldenRun{"plain"}, GoldenRun{"w8a8", nullptr, true},
+                                         GoldenRun{"w8a8_kl_mistral", "mistral", true}),
+                         [](const auto& info) { return std::string(info.param.run); });
+
+// Every pass that promises the same bits, against the plainest way: nothing recomputed, hoisted or
+// planned.
+class SameBits : public testing::TestWithParam<DType> {};
+
+TEST_P(SameBits, RecomputeHoistAndPlanning) {
+  const GoldenRun setup{"w8a8_kl_mistral", "mistral", true};
+  for (const Switch fuse : {Switch::off, Switch::on}) {
+    const Outcome plain =
+        train(setup, {Recompute::off, fuse, Switch::off, Planning::no_reuse}, GetParam());
+    for (const Recompute recompute : {Recompute::off, Recompute::cheap, Recompute::block})
+      for (const Switch hoist : {Switch::off, Switch::on})
+        for (const Planning planning : {Planning::no_reuse, Planning::reuse}) {
+          const Outcome other = train(setup, {recompute, fuse, hoist, planning}, GetParam());
+          EXPECT_EQ(other.losses, plain.losses);
+          EXPECT_EQ(other.gradients, plain.gradients);
+          EXPECT_EQ(other.parameters, plain.parameters);
+        }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(DTypes, SameBits, testing::Values(DType::f32, DType::bf16));
+
+TEST(Fuse, IntegerMatmulsAgreeWithFakeQuantToRounding) {
+  const GoldenRun setup{"w8a8", nullptr, true};
+  const Outcome fake = train(setup, {.fuse = Switch::off});
+  const Outcome real = train(setup, {.fuse = Switch::on});
+  EXPECT_NEAR(real.losses[0], fake.losses[0], 2e-6 * fake.losses[0]);
+  for (const auto& [name, gradient] : fake.gradients)
+    EXPECT_LT(golden::distance(real.gradients.at(name).data(), gradient), 1e-4) << name;
+}
+
+// The second micro-batch reads the weights that the prologue quantized before the first.
+TEST(Accumulation, TwoMicroBatchesEqualOneBatch) {
+  for (const GoldenRun setup : {GoldenRun{"plain"}, GoldenRun{"w8a8", nullptr, true}}) {
+    const Outcome one = train(setup, {.micro_batch = 2}), two = train(setup, {.micro_batch = 1});
+    EXPECT_NEAR(two.losses[0], one.losses[0], 1e-6 * one.losses[0]);
+    for (const auto& [name, gradient] : one.gradients)
+      EXPECT_LT(golden::distance(two.gradients.at(name).data(), gradient), 1e-4) << name;
+  }
+}
+
+}  // namespace
+}  // namespace qat
