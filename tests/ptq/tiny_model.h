@@ -19,7 +19,7 @@ class TinyModel {
   explicit TinyModel(const std::string& directory, DType weights = DType::f32)
       : config(ModelSource::open(directory)->config()), weight_dtype(weights) {
     load_parameters(*ModelSource::open(directory), store, "", weights, Category::masters);
-    fill_rope_table(config, store);
+    fill_rope_table(config, store, "");
   }
 
   MeasuredModel measured(DType dtype = DType::f32) {
