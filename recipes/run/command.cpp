@@ -1,12 +1,15 @@
 // run_command and write_output.
 #include "recipes/run/command.h"
 
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <new>
@@ -23,6 +26,15 @@ int report(const std::string& command, Exit code, std::string message) {
   // Nothing is left to do when stderr is closed too.
   std::fwrite(line.data(), 1, line.size(), stderr);
   return int(code);
+}
+
+// Results go to stdout, the log to stderr, so that a pipe gets only results.
+void set_up_log(const std::string& name) {
+  auto logger = spdlog::stderr_color_mt(name);
+  logger->set_pattern("%^%v%$");
+  const char* level = std::getenv("QAT_LOG");
+  logger->set_level(level ? spdlog::level::from_str(level) : spdlog::level::info);
+  spdlog::set_default_logger(std::move(logger));
 }
 
 }  // namespace
@@ -42,6 +54,7 @@ int run_command(CLI::App& app, int argc, char** argv, const std::function<Exit()
     } catch (const CLI::ParseError& error) {
       return report(name, Exit::refused, std::string(error.what()) + " (see " + name + " --help)");
     }
+    set_up_log(name);
     return int(body());
   } catch (const OutputClosed&) {
     return int(Exit::ok);

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include "engine/core/log.h"
-#include "engine/io/atomic_file.h"
+#include "engine/train/run_directory.h"
 #include "models/generate.h"
 #include "recipes/run/exporting.h"
 
@@ -29,9 +29,11 @@ std::vector<std::string> result_table(const json& results) {
     const double ptq = row("ptq", "PTQ (before training)");
     const double qat = row("qat", "QAT (after training)");
     row("trained", "trained, unquantized");
-    if (ptq > before && qat > 0)
+    if (ptq > before && qat > 0 && qat < ptq)
       lines.push_back(fmt::format("  training won back {:.0f}% of what quantization cost",
                                   100.0 * (ptq - qat) / (ptq - before)));
+    else if (qat > 0)
+      lines.push_back("  training did not lower the perplexity of the quantized model on this text");
   }
   return lines;
 }
@@ -81,9 +83,7 @@ void finish_run(const FinishInputs& in) {
   result["exports"] = export_all(in);
   const std::vector<std::string> table = result_table(in.results);
   for (const std::string& line : table) log::info("{}", line);
-  AtomicFile file(in.recipe.out + "/result.json");
-  file.write(result.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
-  file.commit();
+  RunDirectory(in.recipe.out).write_result(result);
   log::info("result: {}/result.json", in.recipe.out);
 }
 

@@ -3,7 +3,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -66,23 +65,6 @@ Batch random_batch(const ModelConfig& config, int64_t rows, int64_t sequence, ui
   }
   batch.valid_targets = rows * sequence;
   return batch;
-}
-
-// Best of a few square matmuls in the compute dtype.
-double measured_peak(DType dtype, Stream& stream) {
-  constexpr int64_t kSize = 2048;
-  Store store;
-  const View a = store.make("a", {kSize, kSize}, dtype, Category::state);
-  const View b = store.make("b", {kSize, kSize}, dtype, Category::state);
-  const View c = store.make("c", {kSize, kSize}, dtype, Category::state);
-  double best = 1e30;
-  for (int i = 0; i < 6; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    cpu_kernels().matmul.run({a, b, c, MatmulForm::nt, false}, stream);
-    best = std::min(
-        best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  return 2.0 * kSize * kSize * kSize / best;
 }
 
 Exit bench(const BenchOptions& options) {
@@ -155,7 +137,7 @@ Exit bench(const BenchOptions& options) {
       {"step_ms_best", seconds.front() * 1e3},
       {"peak_memory_bytes", usage.ru_maxrss * int64_t{1024}},
       {"gflops", flops / 1e9},
-      {"peak_gflops", measured_peak(spec.build.dtype, stream) / 1e9}};
+      {"peak_gflops", measured_peak(spec.build.dtype, cpu_kernels(), stream) / 1e9}};
   std::printf("%s\n", line.dump().c_str());
   std::sort(times.begin(), times.end(),
             [](const auto& a, const auto& b) { return a.seconds > b.seconds; });

@@ -2,19 +2,22 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "engine/core/log.h"
 #include "engine/io/atomic_file.h"
+#include "engine/train/checkpoint_failures.h"
 #include "engine/train/metrics.h"
+#include "engine/train/progress.h"
+#include "engine/train/run_directory.h"
 #include "engine/train/run_lock.h"
 #include "engine/train/signals.h"
+#include "engine/train/tensorboard.h"
 #include "models/evaluate.h"
 #include "models/families.h"
 #include "models/memory_plan.h"
+#include "models/prepare.h"
 #include "recipes/run/checkpointing.h"
 #include "recipes/run/finish.h"
 #include "recipes/run/model_bundle.h"
@@ -29,16 +32,13 @@ using nlohmann::json;
 
 namespace {
 
-void write_file(const std::string& path, std::string_view text) {
-  AtomicFile file(path);
-  file.write(text);
-  file.commit();
-}
-
 class TrainRun {
  public:
   explicit TrainRun(const recipe::Recipe& recipe)
-      : recipe_(recipe), stream_(int(recipe.threads)), kernels_(cpu_kernels()) {}
+      : recipe_(recipe),
+        stream_(int(recipe.threads)),
+        kernels_(cpu_kernels()),
+        directory_(recipe.out) {}
 
   void dry_run() {
     open_model_description();
@@ -47,8 +47,8 @@ class TrainRun {
 
   Exit run() {
     catch_stop_signals();
-    open_directory();
     if (already_complete()) return Exit::ok;
+    open_directory();
     open_model_description();
     save_model_description();
     describe();
@@ -56,10 +56,9 @@ class TrainRun {
     load_weights();
     const bool resumed = resume();
     if (!resumed) before_training();
-    if (!stop_signal() && trainer_->finished_steps() < recipe_.train.steps) {
-      if (!train_loop()) return Exit::stopped_early;
-    }
     if (stop_signal()) return stopped();
+    make_trainer();
+    if (trainer_ && !train_loop()) return stopped();
     finish();
     return Exit::ok;
   }
@@ -68,16 +67,19 @@ class TrainRun {
   void open_directory();
   bool already_complete() const;
   void open_model_description();
+  void make_schedules();
   void save_model_description() const;
   void describe() const;
   void open_data();
   void load_weights();
+  void make_trainer();
   bool resume();
   void before_training();
   bool train_loop();
   Exit stopped();
   void finish();
-  void save();
+  enum class Importance { interval, last };
+  void save(Importance importance);
   json evaluate(const char* label, const QuantPlan& plan);
   json state() const;
   std::string config_json() const {
@@ -101,32 +103,35 @@ class TrainRun {
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<CheckpointWriter> checkpoints_;
   int64_t saved_step_ = -1;
-  int failed_saves_ = 0;
+  RunDirectory directory_;
+  std::unique_ptr<SaveFailures> failures_;
+  std::vector<int64_t> sensitivity_order_;  ///< when the recipe asks for that order
+  int64_t resumed_bad_steps_ = 0;
   json results_ = json::object();  ///< what was measured before training, kept in checkpoints
 };
 
-void TrainRun::open_directory() {
-  std::error_code error;
-  fs::create_directories(recipe_.out, error);
-  if (error)
-    refuse("out: cannot make {}: {}; choose another directory", recipe_.out, error.message());
-  run_id_ = new_run_id();
-  lock_ = std::make_unique<RunLock>(recipe_.out, run_id_);
-  const std::string resolved = recipe_.out + "/recipe.yaml";
-  if (fs::exists(resolved) && has_checkpoints(recipe_.out + "/checkpoints") &&
-      recipe_.resume.word != recipe::ResumeKind::never)
-    recipe::check_resumable(recipe::load_recipe(resolved), recipe_, recipe_.out);
-}
-
+// What a finished run holds is found before anything is touched.
 bool TrainRun::already_complete() const {
-  const std::string path = recipe_.out + "/result.json";
-  if (recipe_.resume.word == recipe::ResumeKind::never || !fs::exists(path)) return false;
-  std::ifstream file(path);
-  const json result = json::parse(file, nullptr, false);
-  if (!result.is_object() || result.value("recipe_hash", "") != recipe::recipe_hash(recipe_))
-    return false;
+  if (recipe_.resume.word == recipe::ResumeKind::never) return false;
+  const std::optional<json> result = directory_.complete_result();
+  if (!result || result->value("recipe_hash", "") != recipe::recipe_hash(recipe_)) return false;
   log::info("{}: already complete; nothing to do", recipe_.out);
   return true;
+}
+
+void TrainRun::open_directory() {
+  std::vector<std::string> inputs = recipe_.data.train;
+  inputs.insert(inputs.end(), recipe_.data.eval.begin(), recipe_.data.eval.end());
+  if (!recipe_.model.scratch()) inputs.push_back(recipe_.model.from.path);
+  if (recipe_.distill.teacher.word == recipe::TeacherKind::path)
+    inputs.push_back(recipe_.distill.teacher.path);
+  directory_.check(inputs);
+  directory_.prepare();
+  run_id_ = new_run_id();
+  lock_ = std::make_unique<RunLock>(recipe_.out, run_id_);
+  if (fs::exists(directory_.recipe()) && has_checkpoints(directory_.checkpoints()) &&
+      recipe_.resume.word != recipe::ResumeKind::never)
+    recipe::check_resumable(recipe::load_recipe(directory_.recipe()), recipe_, recipe_.out);
 }
 
 void TrainRun::open_model_description() {
@@ -147,17 +152,23 @@ void TrainRun::open_model_description() {
     refuse("distill.teacher: it has {} tokens, the model {}; both need one tokenizer",
            teacher_config_->vocab, config_.vocab);
   quant_ = make_quant_setup(recipe_.quantize, config_);
-  quant_schedule_ = std::make_unique<QuantSchedule>(quant_schedule(recipe_, config_, quant_.plan));
+  make_schedules();
+}
+
+// Again once the sensitivity order is known: measured now, or read from a checkpoint.
+void TrainRun::make_schedules() {
+  quant_schedule_ = std::make_unique<QuantSchedule>(
+      quant_schedule(recipe_, config_, quant_.plan, sensitivity_order_));
   schedule_ = std::make_unique<Schedule>(learning_rate_schedule(recipe_, *quant_schedule_));
 }
 
 void TrainRun::save_model_description() const {
   const std::string model = model_directory(recipe_.out);
   fs::create_directories(model);
-  write_file(recipe_.out + "/recipe.yaml", recipe::to_yaml(recipe_));
-  write_file(model + "/config.json", config_json());
-  write_file(model + "/tokenizer.json", tokenizer_->to_json());
-  write_file(model + "/tokenizer_config.json", tokenizer_->config_json());
+  write_file_atomically(directory_.recipe(), recipe::to_yaml(recipe_));
+  write_file_atomically(model + "/config.json", config_json());
+  write_file_atomically(model + "/tokenizer.json", tokenizer_->to_json());
+  write_file_atomically(model + "/tokenizer_config.json", tokenizer_->config_json());
 }
 
 void TrainRun::describe() const {
@@ -179,7 +190,7 @@ void TrainRun::describe() const {
 }
 
 void TrainRun::open_data() {
-  if (recipe_.train.steps == 0) return;
+  if (recipe_.train.steps == 0 && !needs_calibration(quant_.plan, prepare_options(recipe_))) return;
   data_ = Dataset::open(recipe_.data.train,
                         tokenize_options(recipe_, text_encoder(*tokenizer_, config_)),
                         dataset_options(recipe_, config_));
@@ -205,7 +216,12 @@ void TrainRun::load_weights() {
   options.run_id = run_id_;
   options.keep = int(recipe_.checkpoint.keep);
   options.lock = lock_.get();
-  checkpoints_ = std::make_unique<CheckpointWriter>(recipe_.out + "/checkpoints", options);
+  checkpoints_ = std::make_unique<CheckpointWriter>(directory_.checkpoints(), options);
+  failures_ = std::make_unique<SaveFailures>(directory_.checkpoints(),
+                                             int(recipe_.checkpoint.max_failed_saves));
+}
+
+void TrainRun::make_trainer() {
   if (recipe_.train.steps == 0) return;
   const TrainingSpec spec = training_spec(recipe_, config_, teacher_config_, quant_.plan);
   trainer_ = std::make_unique<Trainer>(
@@ -214,11 +230,14 @@ void TrainRun::load_weights() {
       [spec](const EnabledLayers& layers) { return build_training_graph(spec, layers); },
       [this](int64_t step) { return layers_at(*quant_schedule_, step); },
       [this](int64_t step) { return schedule_->at(step); });
+  trainer_->resume_at(std::max<int64_t>(saved_step_, 0), resumed_bad_steps_);
+  require_disk(directory_.checkpoints(), checkpoint_bytes(checkpoint_tensors(store_)),
+               int(recipe_.checkpoint.keep));
 }
 
 bool TrainRun::resume() {
   std::optional<Checkpoint> found;
-  const std::string directory = recipe_.out + "/checkpoints";
+  const std::string directory = directory_.checkpoints();
   switch (recipe_.resume.word) {
     case recipe::ResumeKind::never:
       break;
@@ -237,14 +256,18 @@ bool TrainRun::resume() {
   restore_everything(*found, config_, store_);
   const json& state = found->state();
   results_ = state.at("results");
-  if (trainer_) {
+  if (data_ && state.contains("data")) {
     if (state.at("data").at("identity") != std::to_string(data_->identity()))
       refuse(
           "{}: the training data changed since this checkpoint was written; restore the files or "
           "start over with --resume never",
           found->path());
     data_->seek({state.at("data").at("epoch"), state.at("data").at("index")});
-    trainer_->resume_at(found->step(), state.at("bad_steps"));
+    resumed_bad_steps_ = state.at("bad_steps");
+  }
+  if (state.contains("sensitivity_order")) {
+    sensitivity_order_ = state.at("sensitivity_order").get<std::vector<int64_t>>();
+    make_schedules();
   }
   saved_step_ = found->step();
   log::info("resuming from {} at step {}", found->path(), found->step());
@@ -272,11 +295,29 @@ json TrainRun::evaluate(const char* label, const QuantPlan& plan) {
 
 void TrainRun::before_training() {
   results_["source"] = evaluate("source", {});
-  if (!quant_.plan.linears.empty()) results_["ptq"] = evaluate("PTQ", quant_.plan);
+  if (quant_.plan.linears.empty()) return;
+  const PrepareOptions options = prepare_options(recipe_);
+  const bool wanted = needs_calibration(quant_.plan, options);
+  std::vector<Batch> batches;
+  if (wanted) {
+    Dataset samples = *data_;  // its own position: training still sees every sequence
+    batches = calibration_batches([&](int64_t rows) { return samples.next(rows); },
+                                  recipe_.quantize.calibrate.samples, 4);
+  }
+  const MeasuredModel model{config_, store_,        kernels_,
+                            stream_, recipe_.dtype, master_dtype(recipe_)};
+  const PreparedModel prepared = prepare_for_quantization(model, quant_.plan, batches, options);
+  if (!prepared.order.empty()) {
+    sensitivity_order_ = prepared.order;
+    make_schedules();
+    log::info("schedule: {}", quant_schedule_->timeline(recipe_.train.steps));
+  }
+  results_["ptq"] = evaluate("PTQ", quant_.plan);
 }
 
 json TrainRun::state() const {
   json state = {{"results", results_}, {"recipe_hash", recipe::recipe_hash(recipe_)}};
+  if (!sensitivity_order_.empty()) state["sensitivity_order"] = sensitivity_order_;
   if (trainer_) {
     state["bad_steps"] = trainer_->bad_steps();
     state["data"] = {{"epoch", data_->position().epoch},
@@ -286,26 +327,16 @@ json TrainRun::state() const {
   return state;
 }
 
-void TrainRun::save() {
+void TrainRun::save(Importance importance) {
   const int64_t step = trainer_ ? trainer_->finished_steps() : 0;
   if (step == saved_step_) return;
   const std::vector<CheckpointTensor> tensors = checkpoint_tensors(store_);
   const SaveResult result = checkpoints_->save(step, state(), tensors);
-  if (result.committed()) {
-    failed_saves_ = 0;
-    saved_step_ = step;
-    log::info("saved {} ({:.1f} MiB in {:.2f} s)", result.path, double(result.bytes) / 1048576,
-              result.seconds);
-    return;
-  }
-  ++failed_saves_;
-  log::error("could not save step {}: {}", step, result.message);
-  if (result.status == SaveResult::Status::not_finite) throw Error(Exit::diverged, result.message);
-  if (failed_saves_ >= recipe_.checkpoint.max_failed_saves)
-    throw Error(Exit::cannot_write,
-                fmt::format("{} saves in a row failed, the last with: {}; the newest whole "
-                            "checkpoint is step {}",
-                            failed_saves_, result.message, saved_step_));
+  if (result.committed()) saved_step_ = step;
+  if (importance == Importance::last)
+    failures_->require(result);
+  else
+    failures_->note(result);
 }
 
 Exit TrainRun::stopped() {
@@ -313,49 +344,63 @@ Exit TrainRun::stopped() {
   return Exit::stopped_early;
 }
 
+// True when all steps are done; false when a signal asked to stop (the checkpoint is committed).
 bool TrainRun::train_loop() {
-  MetricsFile metrics(recipe_.out + "/metrics.jsonl", trainer_->finished_steps());
   const int64_t steps = recipe_.train.steps;
-  double seconds = 0;
-  int64_t timed = 0;
+  MetricsFile metrics(directory_.metrics(), trainer_->finished_steps());
+  if (trainer_->finished_steps() >= steps) return true;
+  EventFile events(recipe_.out, trainer_->finished_steps() + 1);
+  events.text(trainer_->finished_steps() + 1, "recipe",
+              "```yaml\n" + recipe::to_yaml(recipe_) + "```");
+  ProgressLine line(stderr, recipe_.train.log_every);
+  const double peak = measured_peak(recipe_.dtype, kernels_, stream_);
+  const double flops = flops_per_token(config_, teacher_config_, recipe_.data.sequence);
   while (trainer_->finished_steps() < steps) {
     const StepResult s = trainer_->step();
     const double tokens_per_s = double(recipe_.train.batch * recipe_.data.sequence) / s.seconds;
-    MetricsRecord record(s.step);
-    record.add("loss", s.loss)
-        .add("cross_entropy", s.cross_entropy)
-        .add("kl", s.kl)
-        .add("lr", s.learning_rate)
-        .add("grad_norm", s.grad_norm)
-        .add("tokens", s.tokens)
-        .add("tokens_per_s", tokens_per_s)
-        .add("enabled_layers", s.enabled_layers)
-        .add("skipped", int(s.skipped));
-    metrics.write(record);
-    seconds += s.seconds;
-    ++timed;
-    if (s.step % recipe_.train.log_every == 0 || s.step == steps)
-      log::info(
-          "step {}/{}  loss {:.4f}  kl {:.5f}  lr {:.2e}  layers {}/{}  {:.0f} tok/s  {:.0f} s "
-          "left",
-          s.step, steps, s.loss, s.kl, s.learning_rate, s.enabled_layers, config_.layers,
-          tokens_per_s, seconds / double(timed) * double(steps - s.step));
-    if (stop_signal()) {
-      save();
+    metrics.write(MetricsRecord(s.step)
+                      .add("loss", s.loss)
+                      .add("cross_entropy", s.cross_entropy)
+                      .add("kl", s.kl)
+                      .add("lr", s.learning_rate)
+                      .add("grad_norm", s.grad_norm)
+                      .add("tokens", s.tokens)
+                      .add("tokens_per_s", tokens_per_s)
+                      .add("enabled_layers", s.enabled_layers)
+                      .add("skipped", int(s.skipped)));
+    const EventFile::Scalar scalars[] = {{"loss", float(s.loss)},
+                                         {"cross_entropy", float(s.cross_entropy)},
+                                         {"kl", float(s.kl)},
+                                         {"learning_rate", float(s.learning_rate)},
+                                         {"gradient_norm", float(s.grad_norm)},
+                                         {"tokens_per_s", float(tokens_per_s)},
+                                         {"enabled_layers", float(s.enabled_layers)}};
+    events.scalars(s.step, scalars);
+    Progress progress;
+    progress.step = s.step;
+    progress.total = steps;
+    progress.loss = s.loss;
+    if (teacher_config_) progress.kl = s.kl;
+    progress.learning_rate = s.learning_rate;
+    progress.enabled_layers = int(s.enabled_layers);
+    progress.layers = int(config_.layers);
+    progress.tokens_per_second = tokens_per_s;
+    progress.percent_of_peak = 100.0 * flops * tokens_per_s / peak;
+    progress.step_seconds = s.seconds;
+    line.update(progress);
+    const bool stop = stop_signal() != 0;
+    if (stop || (recipe_.checkpoint.every > 0 && s.step % recipe_.checkpoint.every == 0)) {
+      line.clear();
+      save(stop ? Importance::last : Importance::interval);
       metrics.sync();
-      stopped();
-      return false;
     }
-    if (recipe_.checkpoint.every > 0 && s.step % recipe_.checkpoint.every == 0) {
-      save();
-      metrics.sync();
-    }
+    if (stop) return false;
   }
   return true;
 }
 
 void TrainRun::finish() {
-  save();
+  save(Importance::last);
   if (!quant_.plan.linears.empty() && recipe_.train.steps > 0)
     results_["qat"] = evaluate("QAT", quant_.plan);
   FinishInputs inputs{.recipe = recipe_,

@@ -1,11 +1,13 @@
 #include "recipes/run/training_setup.h"
 
+#include <chrono>
+
 #include "engine/core/error.h"
 
 namespace qat {
 
 QuantSchedule quant_schedule(const recipe::Recipe& recipe, const ModelConfig& config,
-                             const QuantPlan& plan) {
+                             const QuantPlan& plan, const std::vector<int64_t>& sensitivity_order) {
   QuantScheduleOptions options;
   options.layers = config.layers;
   options.warmup_bf16 = plan.linears.empty() ? recipe.train.steps : recipe.train.warmup_bf16;
@@ -19,9 +21,10 @@ QuantSchedule quant_schedule(const recipe::Recipe& recipe, const ModelConfig& co
       options.order = EnableOrder::back_to_front;
       break;
     case recipe::EnableOrder::sensitivity:
-      refuse(
-          "train.enable.order: sensitivity is not available yet; use front_to_back or "
-          "back_to_front");
+      if (sensitivity_order.empty()) break;
+      options.order = EnableOrder::listed;
+      options.list = sensitivity_order;
+      break;
   }
   return QuantSchedule(options);
 }
@@ -156,6 +159,37 @@ DatasetOptions dataset_options(const recipe::Recipe& recipe, const ModelConfig& 
   return options;
 }
 
+PrepareOptions prepare_options(const recipe::Recipe& recipe) {
+  PrepareOptions options;
+  switch (recipe.quantize.smooth.alpha.mode) {
+    case recipe::SmoothMode::off:
+      options.smooth.mode = SmoothMode::off;
+      break;
+    case recipe::SmoothMode::fixed:
+      options.smooth.mode = SmoothMode::fixed;
+      break;
+    case recipe::SmoothMode::search:
+      options.smooth.mode = SmoothMode::search;
+      break;
+  }
+  options.smooth.alpha = float(recipe.quantize.smooth.alpha.value);
+  switch (recipe.quantize.calibrate.range) {
+    case recipe::CalibrationRange::min_max:
+      options.range.rule = RangeRule::min_max;
+      break;
+    case recipe::CalibrationRange::percentile:
+      options.range.rule = RangeRule::percentile;
+      break;
+    case recipe::CalibrationRange::mse:
+      options.range.rule = RangeRule::mse;
+      break;
+  }
+  options.range.percentile = recipe.quantize.calibrate.percentile;
+  if (recipe.train.enable.order == recipe::EnableOrder::sensitivity && recipe.train.steps > 0)
+    options.sensitivity = MeasureSensitivity::yes;
+  return options;
+}
+
 EnabledLayers layers_at(const QuantSchedule& schedule, int64_t step) {
   EnabledLayers layers;
   for (const int64_t layer : schedule.enabled_layers(step)) layers.insert(int(layer));
@@ -179,6 +213,22 @@ double flops_per_token(const ModelConfig& config, const std::optional<ModelConfi
                        int64_t sequence) {
   return 3.0 * forward_flops(config, sequence) +
          (teacher ? forward_flops(*teacher, sequence) : 0.0);
+}
+
+double measured_peak(DType dtype, const KernelTable& kernels, Stream& stream) {
+  constexpr int64_t kSize = 2048;
+  Store store;
+  const View a = store.make("a", {kSize, kSize}, dtype, Category::state);
+  const View b = store.make("b", {kSize, kSize}, dtype, Category::state);
+  const View c = store.make("c", {kSize, kSize}, dtype, Category::state);
+  double best = 1e30;
+  for (int i = 0; i < 4; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    kernels.matmul.run({a, b, c, MatmulForm::nt, false}, stream);
+    best = std::min(
+        best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return 2.0 * kSize * kSize * kSize / best;
 }
 
 }  // namespace qat

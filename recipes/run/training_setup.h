@@ -6,12 +6,17 @@
 #include "engine/train/schedule.h"
 #include "engine/train/trainer.h"
 #include "models/graphs.h"
+#include "models/prepare.h"
 #include "recipes/run/recipe/recipe.h"
 
 namespace qat {
 
+/// sensitivity_order: of layers, for train.enable.order: sensitivity; empty = not measured yet, and
+/// then front to back stands in for it.
 QuantSchedule quant_schedule(const recipe::Recipe& recipe, const ModelConfig& config,
-                             const QuantPlan& plan);
+                             const QuantPlan& plan, const std::vector<int64_t>& sensitivity_order);
+/// Smoothing, calibration and sensitivity as the recipe asks for them.
+PrepareOptions prepare_options(const recipe::Recipe& recipe);
 Schedule learning_rate_schedule(const recipe::Recipe& recipe, const QuantSchedule& quant);
 TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& config,
                            const std::optional<ModelConfig>& teacher, const QuantPlan& plan);
@@ -26,5 +31,8 @@ EnabledLayers layers_at(const QuantSchedule& schedule, int64_t step);
 /// weight for a teacher) and attention's 12 L d T (not halved for the causal mask).
 double flops_per_token(const ModelConfig& config, const std::optional<ModelConfig>& teacher,
                        int64_t sequence);
+
+/// Floating-point operations a second of the best of a few square matmuls.
+double measured_peak(DType dtype, const KernelTable& kernels, Stream& stream);
 
 }  // namespace qat
