@@ -21,7 +21,10 @@ namespace {
 struct OutputClosed {};
 
 int report(const std::string& command, Exit code, std::string message) {
-  std::replace(message.begin(), message.end(), '\n', ' ');
+  // One line, and no control character of a hostile file on somebody's terminal.
+  std::replace_if(
+      message.begin(), message.end(),
+      [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; }, ' ');
   const std::string line = command + ": error: " + message + "\n";
   // Nothing is left to do when stderr is closed too.
   std::fwrite(line.data(), 1, line.size(), stderr);
