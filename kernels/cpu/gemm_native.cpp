@@ -1,5 +1,6 @@
-// The blocking around the strips: a block of b is packed by all threads, then strips of a run over
-// it.
+// The blocking around the strips. The result is cut into rectangles, one task of one thread each; a
+// task packs what it needs for itself and waits for nobody. (Threads that pack together and meet at
+// barriers are no faster when the machine is quiet, and a hundred times slower when it is not.)
 #include "kernels/cpu/gemm_native.h"
 
 #include <omp.h>
@@ -12,10 +13,9 @@
 namespace qat::cpu {
 namespace {
 
-constexpr int64_t kPanel = 32;
-constexpr int64_t kBlockN = 768;   ///< packed b of a block: 1 MB of bf16
+constexpr int64_t kPanel = 32;     ///< rows and columns of a tile
+constexpr int64_t kBlockN = 768;   ///< columns of b packed at a time: 1 MB of bf16
 constexpr int64_t kBlockM = 1024;  ///< rows whose partial sums are kept when K has several blocks
-constexpr int64_t kGroupPanels = 12;  ///< fewest panels a task takes when columns are split too
 
 int64_t blocks(int64_t count, int64_t size) {
   return (count + size - 1) / size;
@@ -29,91 +29,131 @@ const GemmEngine& engine_for(DType in) {
   return level == Isa::avx2 ? gemm_engine_avx2() : gemm_engine_sse2();
 }
 
-Workspace& block_workspace() {
-  static thread_local Workspace workspace;
-  return workspace;
-}
-
-Workspace& strip_workspace() {
-  static thread_local Workspace workspace;
-  return workspace;
-}
-
-/// How the shape is cut. Only k_block and block_m touch the order of sums, and neither depends on
-/// the number of threads.
-struct Plan {
-  const GemmEngine& engine;
-  int64_t k_block, block_n, block_m;
-  bool partial_sums;
+/// How the result is cut into tasks, in tiles. Every tile is computed alike wherever it falls: only
+/// the blocks of K decide the order of sums, and they follow from the shape.
+struct Tasks {
+  int64_t rows, cols;  ///< tiles a task takes
+  int64_t down, across;
 };
 
-Plan plan_for(const Gemm& g) {
-  const GemmEngine& engine = engine_for(g.in);
-  const int64_t k_blocks = blocks(g.k, engine.k_block);
-  const int64_t k_block = std::min(engine.k_block, blocks(blocks(g.k, k_blocks), kPanel) * kPanel);
-  const bool partial_sums = k_blocks > 1 && g.out == DType::bf16;
-  return {engine, k_block, std::min(kBlockN, blocks(g.n, kPanel) * kPanel),
-          partial_sums ? std::min(kBlockM, blocks(g.m, kPanel) * kPanel) : g.m, partial_sums};
+/// The cut that should take least time: an even share of the arithmetic for each thread, against
+/// rows of tasks that pack b again and columns of tasks that read (or pack) a again.
+Tasks cut(const Gemm& g, int threads) {
+  constexpr double kFlopsPerByte =
+      100;                        // arithmetic in the time a byte takes to come and be packed
+  constexpr double kLarge = 4e9;  // a product worth cutting finer, so that no thread is late
+  const double flops = 2.0 * double(g.m) * double(g.n) * double(g.k);
+  const int64_t tiles_m = blocks(g.m, kPanel), tiles_n = blocks(g.n, kPanel);
+  const int64_t wanted = threads > 1 && flops / threads > kLarge ? 4 * threads : threads;
+  const double bytes_a = double(g.m) * double(g.k) * double(size_of(g.in));
+  const double bytes_b = double(g.n) * double(g.k) * double(size_of(g.in));
+  Tasks best{tiles_m, tiles_n, 1, 1};
+  double least = 1e300;
+  for (int64_t down = 1; down <= std::min(wanted, tiles_m); ++down) {
+    Tasks t{};
+    t.rows = blocks(tiles_m, down);
+    t.cols = blocks(tiles_n, std::min(tiles_n, std::max<int64_t>(1, wanted / down)));
+    t.down = blocks(tiles_m, t.rows);
+    t.across = blocks(tiles_n, t.cols);
+    const double turns = double(blocks(t.down * t.across, threads));
+    const double arithmetic = turns * flops * double(t.rows * t.cols) / double(tiles_m * tiles_n);
+    const double bytes = double(t.down) * bytes_b + double(t.across) * bytes_a;
+    const double time = arithmetic + bytes * kFlopsPerByte / threads;
+    if (time < least) {
+      least = time;
+      best = t;
+    }
+  }
+  return best;
 }
+
+/// A rectangle of the result, in elements.
+struct Rectangle {
+  int64_t m0, n0, rows, cols;
+};
+
+/// One product as a task sees it.
+class Task {
+ public:
+  Task(const Gemm& g, const void* a, const void* b, void* c)
+      : g_(g), a_(a), b_(b), c_(c), engine_(engine_for(g.in)) {
+    const int64_t k_blocks = blocks(g.k, engine_.k_block);
+    k_block_ = std::min(engine_.k_block, blocks(blocks(g.k, k_blocks), kPanel) * kPanel);
+    partial_sums_ = k_blocks > 1 && g.out == DType::bf16;
+  }
+
+  void run(const Rectangle& part) const {
+    static thread_local Workspace temp_space, block_space;
+    std::byte* temp = temp_space.get(engine_.temp_bytes);
+    const int64_t block_n = std::min(kBlockN, blocks(part.cols, kPanel) * kPanel);
+    const int64_t block_m = partial_sums_ ? std::min(kBlockM, part.rows) : part.rows;
+    const size_t packed_bytes = size_t(block_n / kPanel) * panel_bytes(k_block_);
+    const int64_t sums = partial_sums_ ? blocks(block_m, kPanel) * kPanel * block_n : 0;
+    std::byte* packed = block_space.get(packed_bytes + size_t(sums) * sizeof(float));
+    auto* partial = partial_sums_ ? reinterpret_cast<float*>(packed + packed_bytes) : nullptr;
+    for (int64_t n = 0; n < part.cols; n += block_n)
+      for (int64_t m = 0; m < part.rows; m += block_m)
+        run_block({part.m0 + m, part.n0 + n, std::min(block_m, part.rows - m),
+                   std::min(block_n, part.cols - n)},
+                  packed, partial, temp);
+  }
+
+ private:
+  size_t panel_bytes(int64_t k) const {
+    return size_t(blocks(k, engine_.k_step) * engine_.k_step * kPanel * engine_.element_bytes);
+  }
+
+  /// Columns that fit packed b, rows that fit the partial sums: all of K, block after block.
+  void run_block(const Rectangle& part, std::byte* packed, float* partial, std::byte* temp) const {
+    const int64_t panels = blocks(part.cols, kPanel);
+    for (int64_t k0 = 0; k0 < g_.k; k0 += k_block_) {
+      const int64_t k = std::min(k_block_, g_.k - k0);
+      for (int64_t p = 0; p < panels; ++p)
+        engine_.pack_panel(g_, b_, part.n0 + p * kPanel, k0, k, packed + size_t(p) * panel_bytes(k),
+                           temp);
+      for (int64_t row = 0; row < part.rows; row += kStripRows) {
+        GemmStrip strip{};
+        strip.shape = &g_;
+        strip.a = a_;
+        strip.c = c_;
+        strip.panels = packed;
+        strip.n0 = part.n0;
+        strip.panel_count = panels;
+        strip.m0 = part.m0 + row;
+        strip.rows = std::min(kStripRows, part.rows - row);
+        strip.k0 = k0;
+        strip.k = k;
+        strip.first = k0 == 0;
+        strip.last = k0 + k == g_.k;
+        strip.sums = partial == nullptr ? nullptr : partial + row * panels * kPanel;
+        strip.sums_stride = panels * kPanel;
+        strip.temp = temp;
+        engine_.run_strip(strip);
+      }
+    }
+  }
+
+  const Gemm& g_;
+  const void* a_;
+  const void* b_;
+  void* c_;
+  const GemmEngine& engine_;
+  int64_t k_block_;
+  bool partial_sums_;
+};
 
 }  // namespace
 
 void gemm_native(const Gemm& g, const void* a, const void* b, void* c, int threads) {
-  const Plan plan = plan_for(g);
-  const GemmEngine& engine = plan.engine;
   if (omp_in_parallel()) threads = 1;
-  const size_t panel_bytes =
-      size_t(blocks(plan.k_block, engine.k_step) * engine.k_step * kPanel * engine.element_bytes);
-  const size_t packed_bytes = panel_bytes * size_t(plan.block_n / kPanel);
-  const size_t sums_bytes =
-      plan.partial_sums ? size_t(plan.block_m * plan.block_n) * sizeof(float) : 0;
-  std::byte* packed = block_workspace().get(packed_bytes + sums_bytes);
-  auto* sums = plan.partial_sums ? reinterpret_cast<float*>(packed + packed_bytes) : nullptr;
-
-#pragma omp parallel num_threads(threads)
-  {
-    std::byte* temp = strip_workspace().get(engine.temp_bytes);
-    for (int64_t n0 = 0; n0 < g.n; n0 += plan.block_n) {
-      const int64_t panels = blocks(std::min(plan.block_n, g.n - n0), kPanel);
-      for (int64_t block_m0 = 0; block_m0 < g.m; block_m0 += plan.block_m) {
-        const int64_t block_rows = std::min(plan.block_m, g.m - block_m0);
-        const int64_t strips = blocks(block_rows, kStripRows);
-        // With few strips the panels are shared out as well; each tile is computed alike either
-        // way.
-        const int64_t wanted =
-            std::clamp<int64_t>(blocks(3 * threads, strips), 1, blocks(panels, kGroupPanels));
-        const int64_t group = blocks(panels, wanted), groups = blocks(panels, group);
-        for (int64_t k0 = 0; k0 < g.k; k0 += plan.k_block) {
-          const int64_t k = std::min(plan.k_block, g.k - k0);
-          const size_t stride =
-              size_t(blocks(k, engine.k_step) * engine.k_step * kPanel * engine.element_bytes);
-#pragma omp for schedule(static)
-          for (int64_t p = 0; p < panels; ++p)
-            engine.pack_panel(g, b, n0 + p * kPanel, k0, k, packed + size_t(p) * stride, temp);
-#pragma omp for schedule(dynamic)
-          for (int64_t task = 0; task < strips * groups; ++task) {
-            const int64_t row = task / groups * kStripRows, first = task % groups * group;
-            GemmStrip strip{};
-            strip.shape = &g;
-            strip.a = a;
-            strip.c = c;
-            strip.panels = packed + size_t(first) * stride;
-            strip.n0 = n0 + first * kPanel;
-            strip.panel_count = std::min(group, panels - first);
-            strip.m0 = block_m0 + row;
-            strip.rows = std::min(kStripRows, block_rows - row);
-            strip.k0 = k0;
-            strip.k = k;
-            strip.first = k0 == 0;
-            strip.last = k0 + k == g.k;
-            strip.sums = sums == nullptr ? nullptr : sums + row * plan.block_n + first * kPanel;
-            strip.sums_stride = plan.block_n;
-            strip.temp = temp;
-            engine.run_strip(strip);
-          }
-        }
-      }
-    }
+  const Tasks tasks = cut(g, threads);
+  const Task task(g, a, b, c);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t i = 0; i < tasks.down * tasks.across; ++i) {
+    const int64_t m0 = i / tasks.across * tasks.rows * kPanel;
+    const int64_t n0 = i % tasks.across * tasks.cols * kPanel;
+    task.run(
+        {m0, n0, std::min(tasks.rows * kPanel, g.m - m0), std::min(tasks.cols * kPanel, g.n - n0)});
   }
 }
 
