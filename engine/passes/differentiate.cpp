@@ -112,26 +112,41 @@ class Differentiator : public GradContext {
     return nullptr;
   }
 
-  // Lets every contribution write into one accumulator.
+  // Lets the contributions of the micro-batches write into one accumulator. What is computed from
+  // an accumulator (the clip mask of a fake-quantized weight) is final already and is added at the
+  // end.
   Id accumulate(Id id, std::vector<Id>& parts) {
     Id target = kNone;
-    for (Id part : parts)
-      if (graph_.value(part).kind == Kind::gradient) target = part;
-    std::vector<Id> rest;
-    for (Id part : parts)
-      if (part != target) rest.push_back(part);
-    if (target == kNone) {
+    std::vector<Id> written, finished;
+    for (Id part : parts) {
+      if (graph_.value(part).kind == Kind::gradient && target == kNone)
+        target = part;
+      else if (reads_accumulator(part))
+        finished.push_back(part);
+      else
+        written.push_back(part);
+    }
+    if (target == kNone && !written.empty()) {
       Value value = graph_.value(id);
       value.kind = Kind::gradient;
       value.dtype = DType::f32;
-      value.name = "grad." + root(id);
+      value.name = "grad." + root(id) + (finished.empty() ? "" : ".direct");
       target = graph_.add_value(value);
-      redirect(rest.front(), target, Accumulate::across_runs);
-      rest.erase(rest.begin());
+      redirect(written.front(), target, Accumulate::across_runs);
+      written.erase(written.begin());
     }
-    for (Id part : rest) redirect(part, target, Accumulate::always);
+    for (Id part : written) redirect(part, target, Accumulate::always);
+    for (Id part : finished) target = target == kNone ? part : qat::add(builder_, target, part);
     parts = {target};
     return target;
+  }
+
+  bool reads_accumulator(Id id) {
+    const Node* maker = writer(id);
+    if (!maker) return false;
+    for (Id in : maker->inputs)
+      if (in != kNone && graph_.value(in).kind == Kind::gradient) return true;
+    return false;
   }
 
   void redirect(Id part, Id target, Accumulate mode) {

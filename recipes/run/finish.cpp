@@ -33,7 +33,8 @@ std::vector<std::string> result_table(const json& results) {
       lines.push_back(fmt::format("  training won back {:.0f}% of what quantization cost",
                                   100.0 * (ptq - qat) / (ptq - before)));
     else if (qat > 0)
-      lines.push_back("  training did not lower the perplexity of the quantized model on this text");
+      lines.push_back(
+          "  training did not lower the perplexity of the quantized model on this text");
   }
   return lines;
 }

@@ -32,6 +32,17 @@ using nlohmann::json;
 
 namespace {
 
+// What an exporter cannot write is refused before anything is trained.
+void check_exports(const recipe::Recipe& recipe) {
+  const recipe::ActivationQuant& activations = recipe.quantize.activations;
+  for (const recipe::ExportFormat format : recipe.exports)
+    if (format == recipe::ExportFormat::compressed_tensors && activations.bits &&
+        activations.per == recipe::ActivationPer::tensor && activations.dynamic)
+      refuse(
+          "export: compressed-tensors has no dynamic scale per tensor; set "
+          "quantize.activations.per: token, or quantize.activations.dynamic: false");
+}
+
 class TrainRun {
  public:
   explicit TrainRun(const recipe::Recipe& recipe)
@@ -141,6 +152,11 @@ void TrainRun::open_model_description() {
     config_.bos_id = tokenizer_->bos_id();
     if (tokenizer_->eos_id() >= 0) config_.eos_ids = {tokenizer_->eos_id()};
   } else {
+    if (fs::exists(model_directory(recipe_.model.from.path) + "/config.json"))
+      refuse(
+          "model: {} is a run directory; start from what it exported, {}/export/hf-master (add "
+          "hf-master to that run's `export`)",
+          recipe_.model.from.path, recipe_.model.from.path);
     source_ = ModelSource::open(recipe_.model.from.path);
     config_ = source_->config();
     tokenizer_ = Tokenizer::open(recipe_.model.from.path);
@@ -152,6 +168,7 @@ void TrainRun::open_model_description() {
     refuse("distill.teacher: it has {} tokens, the model {}; both need one tokenizer",
            teacher_config_->vocab, config_.vocab);
   quant_ = make_quant_setup(recipe_.quantize, config_);
+  check_exports(recipe_);
   make_schedules();
 }
 
@@ -419,6 +436,8 @@ void TrainRun::finish() {
 }  // namespace
 
 Exit train(const recipe::Recipe& recipe, DryRun dry_run) {
+  if (recipe.backend == recipe::Backend::cuda)
+    refuse("backend: cuda: this build has no CUDA backend; use auto or cpu");
   TrainRun run(recipe);
   if (dry_run == DryRun::yes) {
     run.dry_run();
