@@ -13,6 +13,8 @@
 #include "kernels/float_types.h"
 
 #define QAT_LANES_INLINE inline __attribute__((always_inline))
+// Long functions with several callers: one copy each keeps the build short.
+#define QAT_LANES_SHARED __attribute__((noinline))
 
 namespace qat::cpu {
 constexpr uint32_t kNearestFirst = NearestTable::kFirst;

@@ -124,12 +124,6 @@ QAT_LANES_INLINE Lanes sqrt(Lanes a) {
 QAT_LANES_INLINE Lanes fused(Lanes a, Lanes b, Lanes c) {
   return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
 }
-QAT_LANES_INLINE Lanes round_even(Lanes a) {
-  constexpr int kMode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-  const __m256 zero = _mm256_setzero_ps();  // the addition turns -0 into 0
-  return {_mm256_add_ps(_mm256_round_ps(a.low, kMode), zero),
-          _mm256_add_ps(_mm256_round_ps(a.high, kMode), zero)};
-}
 QAT_LANES_INLINE __m256 scale_by_power(__m256 p, __m256 shifted) {
   const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent));

@@ -108,11 +108,6 @@ QAT_LANES_INLINE Lanes sqrt(Lanes a) {
 QAT_LANES_INLINE Lanes fused(Lanes a, Lanes b, Lanes c) {
   return {_mm512_fmadd_ps(a.v, b.v, c.v)};
 }
-QAT_LANES_INLINE Lanes round_even(Lanes a) {
-  // The addition turns -0 into 0, as the other instruction sets do.
-  return {_mm512_add_ps(_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
-                        _mm512_setzero_ps())};
-}
 QAT_LANES_INLINE Lanes scale_by_power(Lanes p, Lanes shifted) {
   const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(shifted.v), 23);
   return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p.v), exponent))};

@@ -141,7 +141,7 @@ QAT_LANES_INLINE void fill_columns(const T* x, int64_t length, int segments, flo
 
 /// Searched grids of up to sixteen short segments, one a lane.
 template <class T>
-QAT_LANES_INLINE LaneGrid best_grids(const T* x, int64_t length, int segments,
+QAT_LANES_SHARED LaneGrid best_grids(const T* x, int64_t length, int segments,
                                      const QuantSpec& spec) {
   alignas(64) float columns[kShortest * 16];
   fill_columns(x, length, segments, columns);
@@ -172,7 +172,7 @@ QAT_LANES_INLINE LaneGrid best_grids(const T* x, int64_t length, int segments,
 }
 
 template <class T>
-float error_on(const T* x, int64_t count, const QuantSpec& spec, Grid grid) {
+QAT_LANES_SHARED float error_on(const T* x, int64_t count, const QuantSpec& spec, Grid grid) {
   const Lanes inverse = all(1.0f / grid.scale);
   const ShiftedRange range = shifted_range(spec, all(grid.zero));
   Lanes errors[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
@@ -192,7 +192,7 @@ void grid_errors(const void* x, DType type, int64_t count, const QuantSpec& spec
 
 /// The searched grid of one long segment.
 template <class T>
-Grid best_grid(const T* x, int64_t length, const QuantSpec& spec) {
+QAT_LANES_SHARED Grid best_grid(const T* x, int64_t length, const QuantSpec& spec) {
   const Extent extent = extent_of(x, length);
   const LaneExtent extents = {all(extent.low), all(extent.high)};
   float raw = raw_scale(spec, extent, 0.0f);
@@ -229,7 +229,7 @@ QAT_LANES_INLINE Measure measure(const T* x, int64_t length, ScaleRule rule) {
 
 /// Grids of up to kBatch short segments.
 template <class T>
-QAT_LANES_INLINE LaneGrid short_grids(const T* x, int64_t length, int segments,
+QAT_LANES_SHARED LaneGrid short_grids(const T* x, int64_t length, int segments,
                                       const QuantSpec& spec) {
   const ScaleRule rule = effective_rule(spec);
   if (is_searched(rule)) return best_grids(x, length, segments, spec);
@@ -245,7 +245,7 @@ QAT_LANES_INLINE LaneGrid short_grids(const T* x, int64_t length, int segments,
 }
 
 template <class T>
-Grid long_grid(const T* x, int64_t length, const QuantSpec& spec) {
+QAT_LANES_SHARED Grid long_grid(const T* x, int64_t length, const QuantSpec& spec) {
   const ScaleRule rule = effective_rule(spec);
   if (is_searched(rule)) return best_grid(x, length, spec);
   const Measure measured = measure(x, length, rule);
