@@ -12,26 +12,39 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Commands:
-    """Runs build/bin/NAME; a test that needs a command not built here is skipped."""
+    """Runs build/bin/NAME. The time limits are there for what hangs: a slow machine stays below."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def path(self, name: str) -> Path:
         found = self.folder / name
-        if not found.is_file():
-            pytest.skip(f"{found} is not built")
+        assert found.is_file(), f"{found} is missing; scripts/build makes it"
         return found
 
-    def run(self, name: str, *arguments, expect: int = 0, timeout: float = 600) -> str:
-        """Standard output of the command, which must end with the code `expect`."""
+    def complete(self, name: str, *arguments, expect: int, cwd: Path) -> subprocess.CompletedProcess:
         call = [str(self.path(name)), *map(str, arguments)]
-        done = subprocess.run(call, capture_output=True, text=True, timeout=timeout, cwd=ROOT)
+        done = subprocess.run(call, capture_output=True, text=True, timeout=1800, cwd=cwd)
         assert done.returncode == expect, (
             f"{' '.join(call)}\nended with {done.returncode}, expected {expect}\n"
             f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
         )
-        return done.stdout
+        return done
+
+    def run(self, name: str, *arguments, expect: int = 0) -> str:
+        """Standard output of the command, which must end with the code `expect`."""
+        return self.complete(name, *arguments, expect=expect, cwd=ROOT).stdout
+
+    def said(self, name: str, *arguments, cwd: Path = ROOT) -> str:
+        """All that a command that succeeds writes, the log included."""
+        done = self.complete(name, *arguments, expect=0, cwd=cwd)
+        return done.stdout + done.stderr
+
+    def start(self, name: str, *arguments, output: Path) -> subprocess.Popen:
+        """The command, running; what it says goes on at the end of the file `output`."""
+        call = [str(self.path(name)), *map(str, arguments)]
+        with open(output, "ab") as file:
+            return subprocess.Popen(call, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
 
     def json(self, name: str, *arguments, **options):
         """The last line of standard output, read as JSON."""
