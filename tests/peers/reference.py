@@ -50,13 +50,17 @@ def mean_kl(wanted: torch.Tensor, got: torch.Tensor) -> float:
     return (p.exp() * (p - q)).sum(-1).mean().item()
 
 
-def quantize_inputs(model) -> None:
-    """Each linear of each layer sees its input on a per-token int8 grid, amax/127 as vLLM computes it."""
+def quantize_inputs(model, divisor: float = 127) -> None:
+    """Each linear of each layer sees its input on a per-token int8 grid of scale amax/divisor.
+
+    127 is vLLM's and ours; transformers emulates the same files with 127.5 and the code -128.
+    """
+    lowest = -128 if divisor > 127 else -127
 
     def on_grid(module, inputs):
         x = inputs[0]
-        scale = (x.abs().amax(-1, keepdim=True) / 127).clamp_min(1e-30)
-        return (torch.clamp(torch.round(x * (1 / scale)), -127, 127) * scale,)
+        scale = (x.abs().amax(-1, keepdim=True) / divisor).clamp_min(1e-30)
+        return (torch.clamp(torch.round(x / scale), lowest, 127) * scale,)
 
     hooked = 0
     for name, module in model.named_modules():
