@@ -24,7 +24,7 @@ class Commands:
 
     def complete(self, name: str, *arguments, expect: int, cwd: Path) -> subprocess.CompletedProcess:
         call = [str(self.path(name)), *map(str, arguments)]
-        done = subprocess.run(call, capture_output=True, text=True, timeout=1800, cwd=cwd)
+        done = subprocess.run(call, capture_output=True, text=True, timeout=3600, cwd=cwd)
         assert done.returncode == expect, (
             f"{' '.join(call)}\nended with {done.returncode}, expected {expect}\n"
             f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"

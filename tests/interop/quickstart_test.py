@@ -16,7 +16,7 @@ def test_quickstart(commands, smollm2, tmp_path):
     call = [ROOT / "scripts" / "quickstart", "--out", out]
     for setting in settings:
         call += ["--set", setting]
-    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
     json.loads((out / "result.json").read_text())
