@@ -20,6 +20,17 @@ const char* name_of(RangeRule rule) {
   return "?";
 }
 
+// The first batches, until they hold `samples` sequences.
+std::vector<Batch> leading(const std::vector<Batch>& batches, int64_t samples) {
+  std::vector<Batch> result;
+  for (int64_t held = 0; const Batch& batch : batches) {
+    if (held >= samples) break;
+    result.push_back(batch);
+    held += batch.rows;
+  }
+  return result;
+}
+
 }  // namespace
 
 bool needs_calibration(const QuantPlan& plan, const PrepareOptions& options) {
@@ -43,7 +54,8 @@ PreparedModel prepare_for_quantization(const MeasuredModel& model, const QuantPl
     log::info("calibrated {} activations ({})", result.calibrated.size(),
               name_of(options.range.rule));
   if (options.sensitivity == MeasureSensitivity::yes) {
-    result.sensitivity = measure_sensitivity(model, plan, batches);
+    result.sensitivity =
+        measure_sensitivity(model, plan, leading(batches, options.sensitivity_samples));
     result.order = least_damaging_first(result.sensitivity);
   }
   int64_t sequences = 0;

@@ -17,6 +17,9 @@ struct PrepareOptions {
   SmoothOptions smooth;
   RangeOptions range;
   MeasureSensitivity sensitivity = MeasureSensitivity::no;
+  /// Sequences that sensitivity is measured on, the first of the batches: each costs a forward a
+  /// layer.
+  int64_t sensitivity_samples = 16;
 };
 
 struct PreparedModel {

@@ -79,7 +79,7 @@ std::vector<NormPair> norm_pairs(const ModelConfig& config) {
 }
 
 void fold(const NormPair& pair, std::span<const float> factors, Store& store) {
-  divide_elements(store.get(pair.norm + ".weight"), factors);
+  divide_columns(store.get(pair.norm + ".weight"), factors);
   for (const std::string& path : pair.linears)
     multiply_columns(store.get(path + ".weight"), factors);
 }

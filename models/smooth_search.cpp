@@ -21,8 +21,11 @@ std::string weight_name(size_t index) {
 }
 
 void append_floats(const View& from, int64_t count, std::vector<float>& to) {
+  const size_t begin = to.size();
+  to.resize(begin + size_t(count));
   for (int64_t i = 0; i < count; ++i)
-    to.push_back(from.dtype == DType::f32 ? from.as<float>()[i] : to_float(from.as<BFloat16>()[i]));
+    to[begin + size_t(i)] =
+        from.dtype == DType::f32 ? from.as<float>()[i] : to_float(from.as<BFloat16>()[i]);
 }
 
 Id input_of(const Graph& graph, const std::string& linear) {
@@ -64,13 +67,9 @@ class PairProgram {
   PairProgram(const MeasuredModel& model, const NormPair& pair, const QuantPlan* plan, int64_t T)
       : model_(model), program_(compile(pair, plan, T)) {}
 
-  /// Outputs [T, O], one linear after another.
-  std::vector<float> run() {
-    program_.run(model_.stream);
-    std::vector<float> all;
-    for (const Id id : outputs_) append_floats(program_.view(id), program_.view(id).count(), all);
-    return all;
-  }
+  void run() { program_.run(model_.stream); }
+  /// f32 [T, O] of linear k, valid until another program runs.
+  View output(size_t k) const { return program_.view(outputs_[k]); }
 
  private:
   Program compile(const NormPair& pair, const QuantPlan* plan, int64_t T) {
@@ -106,12 +105,15 @@ class PairSearch {
     const int64_t T = int64_t(input_TC.size()) / model.config.hidden;
     model.store.make(kInput, {T, model.config.hidden}, DType::f32, Category::inputs);
     for (size_t k = 0; k < candidate.pair.linears.size(); ++k) {
-      const Shape shape = linear_shape(model.config, candidate.pair.linears[k]);
-      model.store.make(weight_name(k), shape, DType::f32, Category::inputs);
-      output_counts_.push_back(size_t(T * shape[0]));
+      const View master = model.store.get(candidate.pair.linears[k] + ".weight");
+      append_floats(master, master.count(), weights_.emplace_back());
+      model.store.make(weight_name(k), master.shape, DType::f32, Category::inputs);
     }
     place(std::vector<float>(size_t(model.config.hidden), 1.0f));
-    reference_ = PairProgram(model, candidate.pair, nullptr, T).run();
+    PairProgram exact(model, candidate.pair, nullptr, T);
+    exact.run();
+    for (size_t k = 0; k < weights_.size(); ++k)
+      append_floats(exact.output(k), exact.output(k).count(), exact_.emplace_back());
     quantized_ = std::make_unique<PairProgram>(model, candidate.pair, &plan, T);
   }
   ~PairSearch() {
@@ -124,13 +126,13 @@ class PairSearch {
   /// Sum over the linears of |quantized - exact|^2 / |exact|^2 with these factors.
   double error(const std::vector<float>& factors) {
     place(factors);
-    const std::vector<float> got = quantized_->run();
+    quantized_->run();
     double total = 0.0;
-    size_t at = 0;
-    for (const size_t count : output_counts_) {
+    for (size_t k = 0; k < exact_.size(); ++k) {
+      const float* got = quantized_->output(k).as<float>();
       double difference = 0.0, size = 0.0;
-      for (const size_t end = at + count; at < end; ++at) {
-        const double exact = double(reference_[at]), gap = double(got[at]) - exact;
+      for (size_t i = 0; i < exact_[k].size(); ++i) {
+        const double exact = double(exact_[k][i]), gap = double(got[i]) - exact;
         difference += gap * gap;
         size += exact * exact;
       }
@@ -144,15 +146,10 @@ class PairSearch {
   void place(const std::vector<float>& factors) {
     const View x = model_.store.get(kInput);
     std::memcpy(x.data, input_TC_.data(), x.bytes());
-    const size_t C = factors.size();
-    for (size_t i = 0; i < input_TC_.size(); ++i) x.as<float>()[i] /= factors[i % C];
-    std::vector<float> weights;
-    for (size_t k = 0; k < candidate_.pair.linears.size(); ++k) {
-      const View master = model_.store.get(candidate_.pair.linears[k] + ".weight");
-      weights.clear();
-      append_floats(master, master.count(), weights);
+    divide_columns(x, factors);
+    for (size_t k = 0; k < weights_.size(); ++k) {
       const View w = model_.store.get(weight_name(k));
-      std::memcpy(w.data, weights.data(), w.bytes());
+      std::memcpy(w.data, weights_[k].data(), w.bytes());
       multiply_columns(w, factors);
     }
   }
@@ -160,8 +157,8 @@ class PairSearch {
   const MeasuredModel& model_;
   const SmoothCandidate& candidate_;
   const std::vector<float>& input_TC_;
-  std::vector<size_t> output_counts_;
-  std::vector<float> reference_;
+  std::vector<std::vector<float>> weights_;  ///< of the linears, in f32
+  std::vector<std::vector<float>> exact_;    ///< their outputs when nothing is quantized
   std::unique_ptr<PairProgram> quantized_;
 };
 

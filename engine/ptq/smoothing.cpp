@@ -55,7 +55,7 @@ void multiply_columns(const View& w, std::span<const float> factors) {
   change_elements(w, factors, [](float value, float factor) { return value * factor; });
 }
 
-void divide_elements(const View& w, std::span<const float> factors) {
+void divide_columns(const View& w, std::span<const float> factors) {
   change_elements(w, factors, [](float value, float factor) { return value / factor; });
 }
 

@@ -19,7 +19,7 @@ void widen_column_amax(const View& w, std::span<float> amax);
 
 /// w_ij *= s_j (f32, or bf16 rounded to nearest even).
 void multiply_columns(const View& w, std::span<const float> factors);
-/// w_j /= s_j.
-void divide_elements(const View& w, std::span<const float> factors);
+/// w_ij /= s_j; a vector is one row.
+void divide_columns(const View& w, std::span<const float> factors);
 
 }  // namespace qat

@@ -135,6 +135,27 @@ TEST(CalibrateTest, DynamicPlansNeedNothing) {
   EXPECT_FALSE(needs_calibration({}, options));
 }
 
+TEST(PrepareTest, SmoothsBeforeItCalibratesAndLooksAtAFewSequencesForSensitivity) {
+  TinyModel tiny("tests/golden/llama"), apart("tests/golden/llama");
+  const auto batches = tiny.batches(3, 2, 24);
+  const QuantPlan plan = test::static_plan(tiny.config, test::weight_spec(), test::tensor_spec());
+  PrepareOptions options;
+  options.smooth = {.mode = SmoothMode::fixed, .alpha = 0.5f};
+  options.sensitivity = MeasureSensitivity::yes;
+  options.sensitivity_samples = 3;
+  const PreparedModel prepared = prepare_for_quantization(tiny.measured(), plan, batches, options);
+
+  smooth(apart.measured(), plan, batches, options.smooth);
+  calibrate_activations(apart.measured(), plan, batches, options.range);
+  for (const std::string& path : decoder_linears(tiny.config))
+    EXPECT_EQ(scale(tiny, path), scale(apart, path));
+  const auto expected = measure_sensitivity(apart.measured(), plan, {batches[0], batches[1]});
+  ASSERT_EQ(prepared.sensitivity.size(), expected.size());
+  for (size_t i = 0; i < expected.size(); ++i)
+    EXPECT_EQ(prepared.sensitivity[i].kl, expected[i].kl);
+  EXPECT_EQ(prepared.order, least_damaging_first(expected));
+}
+
 TEST(CalibrateTest, BadInputIsRefused) {
   TinyModel tiny("tests/golden/llama");
   const QuantPlan plan = test::static_plan(tiny.config, test::weight_spec(), test::tensor_spec());
