@@ -47,9 +47,9 @@ Shape linear_shape(const ModelConfig& config, const std::string& path);
 /// Reads every parameter into the Store under prefix + its Hugging Face name; matrices as `dtype`.
 void load_parameters(const ModelSource& source, Store& store, const std::string& prefix,
                      DType dtype, Category category);
-/// Fresh parameters: normal(0, initializer_range) matrices, unit norms, zero biases.
+/// Fresh parameters: normal(0, initializer_range) matrices as `dtype`, unit norms, zero biases.
 void initialize_parameters(const ModelConfig& config, Store& store, float initializer_range,
-                           uint64_t seed);
+                           uint64_t seed, DType dtype = DType::f32);
 /// Cosines and sines of every position, with the configuration's scaling (f32 as transformers
 /// does), under prefix + kRopeTable.
 void fill_rope_table(const ModelConfig& config, Store& store, const std::string& prefix);

@@ -45,20 +45,18 @@ void load_parameters(const ModelSource& source, Store& store, const std::string&
 }
 
 void initialize_parameters(const ModelConfig& config, Store& store, float initializer_range,
-                           uint64_t seed) {
+                           uint64_t seed, DType dtype) {
   uint64_t index = 0;
+  std::vector<float> values;
   for (const SourceTensor& tensor : expected_tensors(config)) {
-    const View view = store.make(tensor.name, tensor.shape, DType::f32, Category::masters);
-    float* out = view.as<float>();
-    const bool norm = tensor.shape.rank() == 1 && tensor.name.ends_with(".weight");
-    for (int64_t i = 0; i < view.count(); ++i) {
-      if (tensor.shape.rank() == 2) {
-        const auto words = philox(seed, index, uint64_t(i));
-        out[i] = initializer_range * normal01(words[0], words[1]);
-      } else {
-        out[i] = norm ? 1.0f : 0.0f;
-      }
+    const bool matrix = tensor.shape.rank() == 2;
+    values.assign(size_t(tensor.shape.count()), tensor.name.ends_with(".weight") ? 1.0f : 0.0f);
+    for (size_t i = 0; matrix && i < values.size(); ++i) {
+      const auto words = philox(seed, index, uint64_t(i));
+      values[i] = initializer_range * normal01(words[0], words[1]);
     }
+    const DType stored = stored_dtype(tensor.shape, dtype);
+    store_floats(values, store.make(tensor.name, tensor.shape, stored, Category::masters));
     ++index;
   }
 }

@@ -19,6 +19,10 @@ std::unique_ptr<ModelSource> ModelSource::open(const std::string& path) {
   return open_gguf(path);
 }
 
+QuantizedMatrix ModelSource::read_codes(const std::string& name) const {
+  internal_error("{}: {} is not stored as codes", path(), name);
+}
+
 std::string to_text(const Shape& shape) {
   std::string text = "[";
   for (int i = 0; i < shape.rank(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);

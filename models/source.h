@@ -7,8 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "engine/quant/quant_plan.h"
 #include "kernels/view.h"
 #include "models/config.h"
+#include "models/quantized_matrix.h"
 
 namespace qat {
 
@@ -33,6 +35,12 @@ class ModelSource {
   /// The Hugging Face config.json text of this model: the source's own with unknown keys kept, or
   /// written from GGUF metadata.
   virtual std::string config_json() const = 0;
+  /// How the stored matrices were quantized and what their runtime does to the activations that
+  /// meet them, by path of the linear; empty for real numbers. Evaluating with this plan computes
+  /// what is served.
+  virtual QuantPlan quantization() const { return {}; }
+  /// Codes and scales as stored; only for the matrices quantization() gives a weight grid.
+  virtual QuantizedMatrix read_codes(const std::string& name) const;
 };
 
 /// Every tensor a configuration asks for, in the order of the forward pass.

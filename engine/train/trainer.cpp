@@ -59,7 +59,11 @@ void Trainer::fill_inputs(const Batch& batch, int64_t first_row) {
 }
 
 StepResult Trainer::step() {
-  const auto start = std::chrono::steady_clock::now();
+  using Clock = std::chrono::steady_clock;
+  const auto seconds_since = [](Clock::time_point from) {
+    return std::chrono::duration<double>(Clock::now() - from).count();
+  };
+  const auto start = Clock::now();
   program();
   program_->profile_into(times_);
   const Batch batch = next_batch_(settings_.batch);
@@ -106,10 +110,12 @@ StepResult Trainer::step() {
     bad_steps_ = 0;
     const double clip = settings_.clip_grad_norm;
     const double scale = clip > 0 && result.grad_norm > clip ? clip / result.grad_norm : 1.0;
+    const auto update = Clock::now();
     optimizer_.update(parameters, finished_ + 1, result.learning_rate, scale, stream_);
+    result.optimizer_seconds = seconds_since(update);
   }
   ++finished_;
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = seconds_since(start);
   if (bad_steps_ >= settings_.max_bad_steps)
     throw Error(Exit::diverged,
                 fmt::format("training diverged: {} non-finite steps in a row, the last at step {}; "

@@ -37,8 +37,9 @@ struct StepResult {
   double loss = 0, cross_entropy = 0, kl = 0, learning_rate = 0, grad_norm = 0;
   int64_t tokens = 0;  ///< counted targets
   int64_t enabled_layers = 0;
-  double seconds = 0;
-  bool skipped = false;  ///< a non-finite step: nothing but the data position moved on
+  double seconds = 0;            ///< of the whole step
+  double optimizer_seconds = 0;  ///< of the parameters' update in it
+  bool skipped = false;          ///< a non-finite step: nothing but the data position moved on
 };
 
 class Trainer {

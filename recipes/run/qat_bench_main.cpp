@@ -19,7 +19,7 @@ namespace qat {
 namespace {
 
 struct BenchOptions {
-  std::string shape = "smol135m", mode = "w8a8", recompute = "cheap";
+  std::string shape = "smol135m", mode = "w8a8", recompute = "cheap", master = "fp32";
   int64_t batch = 2, sequence = 512, micro_batch = 0, steps = 8, warmup = 2;
   int state_bits = 32, threads = 0;
   bool kl = false, profile = false;
@@ -71,7 +71,8 @@ Exit bench(const BenchOptions& options) {
   const ModelConfig config = shape_named(options.shape);
   Stream stream(options.threads);
   Store store;
-  initialize_parameters(config, store, 0.02f, 1);
+  const DType master = options.master == "fp32" ? DType::f32 : DType::bf16;
+  initialize_parameters(config, store, 0.02f, 1, master);
   fill_rope_table(config, store, "");
 
   TrainingSpec spec;
@@ -79,6 +80,7 @@ Exit bench(const BenchOptions& options) {
   spec.build.batch = options.micro_batch > 0 ? options.micro_batch : options.batch;
   spec.build.sequence = options.sequence;
   spec.build.dtype = options.mode == "fp32" ? DType::f32 : DType::bf16;
+  spec.build.weight_dtype = master;
   spec.teacher_weights = spec.build.dtype;
   spec.plan = plan_of(config, options.mode);
   spec.recompute = options.recompute == "off"     ? Recompute::off
@@ -93,7 +95,7 @@ Exit bench(const BenchOptions& options) {
       const DType dtype = t.shape.rank() < 2 ? DType::f32 : spec.teacher_weights;
       const View from = store.get(t.name);
       const View to = store.make(kTeacherPrefix + t.name, t.shape, dtype, Category::teacher);
-      if (dtype == DType::f32)
+      if (dtype == from.dtype)
         std::memcpy(to.data, from.data, from.bytes());
       else
         cpu_kernels().cast.run({from, to}, stream);
@@ -110,14 +112,17 @@ Exit bench(const BenchOptions& options) {
       [&](int64_t rows) { return random_batch(config, rows, options.sequence, step++); },
       [&](const EnabledLayers& layers) { return build_training_graph(spec, layers); },
       [&](int64_t) { return all_layers(config); }, [](int64_t) { return 1e-5; });
-  std::vector<double> seconds;
+  std::vector<double> seconds, optimizer_seconds;
   std::vector<Program::OpTime> times;
   for (int64_t i = 0; i < options.warmup + options.steps; ++i) {
     if (i == options.warmup && options.profile) trainer.profile_into(&times);
     const StepResult result = trainer.step();
-    if (i >= options.warmup) seconds.push_back(result.seconds);
+    if (i < options.warmup) continue;
+    seconds.push_back(result.seconds);
+    optimizer_seconds.push_back(result.optimizer_seconds);
   }
   std::sort(seconds.begin(), seconds.end());
+  std::sort(optimizer_seconds.begin(), optimizer_seconds.end());
   const double median = seconds[seconds.size() / 2];
   const double flops = flops_per_token(config, spec.teacher, options.sequence) *
                        double(options.batch * options.sequence) / median;
@@ -130,11 +135,14 @@ Exit bench(const BenchOptions& options) {
       {"sequence", options.sequence},
       {"kl", options.kl},
       {"state_bits", options.state_bits},
+      {"master", options.master},
+      {"recompute", options.recompute},
       {"threads", stream.threads()},
       {"isa", cpu_isa()},
       {"tokens_per_s", double(options.batch * options.sequence) / median},
       {"step_ms", median * 1e3},
       {"step_ms_best", seconds.front() * 1e3},
+      {"optimizer_ms", optimizer_seconds[optimizer_seconds.size() / 2] * 1e3},
       {"peak_memory_bytes", usage.ru_maxrss * int64_t{1024}},
       {"gflops", flops / 1e9},
       {"peak_gflops", measured_peak(spec.build.dtype, cpu_kernels(), stream) / 1e9}};
@@ -162,6 +170,8 @@ int main(int argc, char** argv) {
   app.add_flag("--kl", options.kl, "distil from a teacher of the same shape");
   app.add_option("--state-bits", options.state_bits, "of the AdamW moments")
       ->check(CLI::IsMember({8, 32}));
+  app.add_option("--master", options.master, "weights that are updated (bf16: rounded at random)")
+      ->check(CLI::IsMember({"fp32", "bf16"}));
   app.add_option("--recompute", options.recompute)->check(CLI::IsMember({"off", "cheap", "block"}));
   app.add_option("--steps", options.steps, "timed steps; the median counts")
       ->check(CLI::PositiveNumber);

@@ -223,7 +223,8 @@ void TrainRun::load_weights() {
   if (source_)
     load_parameters(*source_, store_, "", masters, Category::masters);
   else
-    initialize_parameters(config_, store_, float(recipe_.model.initializer_range), recipe_.seed);
+    initialize_parameters(config_, store_, float(recipe_.model.initializer_range), recipe_.seed,
+                          masters);
   if (recipe_.distill.teacher.word == recipe::TeacherKind::self)
     load_parameters(*source_, store_, kTeacherPrefix, recipe_.dtype, Category::teacher);
   if (recipe_.distill.teacher.word == recipe::TeacherKind::path)
