@@ -13,6 +13,8 @@ int8_t to_signed(uint32_t field, int bits) {
   return int8_t(int(field & ((1u << bits) - 1)) - (1 << (bits - 1)));
 }
 
+constexpr int64_t kInterleaved[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+
 }  // namespace
 
 void pack_rows(const int8_t* codes, int64_t rows, int64_t columns, int bits, int32_t* words) {
@@ -55,6 +57,21 @@ void unpack_columns(const int32_t* words, int64_t rows, int64_t columns, int bit
       const uint32_t word = uint32_t(words[row / in_word * columns + c]);
       codes[row * columns + c] = to_signed(word >> (row % in_word * bits), bits);
     }
+}
+
+void pack_interleaved(const int8_t* codes, int64_t rows, int64_t columns, int32_t* words) {
+  for (int64_t w = 0; w < rows * columns / 8; ++w) {
+    uint32_t word = 0;
+    for (int64_t p = 0; p < 8; ++p)
+      word |= to_unsigned(codes[w * 8 + kInterleaved[p]], 4) << (4 * p);
+    words[w] = int32_t(word);
+  }
+}
+
+void unpack_interleaved(const int32_t* words, int64_t rows, int64_t columns, int8_t* codes) {
+  for (int64_t w = 0; w < rows * columns / 8; ++w)
+    for (int64_t p = 0; p < 8; ++p)
+      codes[w * 8 + kInterleaved[p]] = to_signed(uint32_t(words[w]) >> (4 * p), 4);
 }
 
 }  // namespace qat

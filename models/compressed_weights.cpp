@@ -1,6 +1,6 @@
 #include "models/compressed_weights.h"
 
-#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <optional>
 #include <set>
@@ -13,13 +13,8 @@
 namespace qat {
 namespace {
 
-constexpr const char* kLinears[] = {".self_attn.q_proj", ".self_attn.k_proj", ".self_attn.v_proj",
-                                    ".self_attn.o_proj", ".mlp.gate_proj",    ".mlp.up_proj",
-                                    ".mlp.down_proj"};
-
 bool is_linear(const std::string& module) {
-  return module == "lm_head" || std::any_of(std::begin(kLinears), std::end(kLinears),
-                                            [&](const char* end) { return module.ends_with(end); });
+  return module == "lm_head" || is_decoder_linear(module);
 }
 
 // The module a stored tensor belongs to, if it is part of a quantized linear.
@@ -33,7 +28,7 @@ std::optional<std::string> module_of_part(const std::string& name) {
 
 struct Group {
   std::set<std::string> targets;
-  QuantSpec spec;
+  LinearQuant quant;
 };
 
 class ConfigReader {
@@ -41,10 +36,6 @@ class ConfigReader {
   ConfigReader(const Json& json, const std::string& file) : json_(json), file_(file) {}
 
   std::vector<Group> groups() const {
-    if (!json_.is_object() || json_.value("quant_method", Json()) != "compressed-tensors")
-      refuse(
-          "{}: quantization_config is not of compressed-tensors, the only quantized weights read",
-          file_);
     if (json_.contains("kv_cache_scheme") && !json_["kv_cache_scheme"].is_null())
       refuse("{}: quantization_config.kv_cache_scheme is not read", file_);
     const auto at = json_.find("config_groups");
@@ -83,34 +74,79 @@ class ConfigReader {
         !json["weights"].is_object())
       refuse("{}: quantization_config.{} needs targets and weights", file_, key);
     Group group{names(key + ".targets", json["targets"]), {}};
-    const Json& args = json["weights"];
-    const auto wrong = [&](const char* what) {
-      refuse("{}: quantization_config.{}.weights.{} = {} is not read", file_, key, what,
-             printable(args.value(what, Json()).dump()));
-    };
-    if (args.value("type", Json("int")) != "int") wrong("type");
-    if (args.contains("dynamic") && args["dynamic"] != false) wrong("dynamic");
-    if (args.contains("actorder") && args["actorder"] != nullptr) wrong("actorder");
-    const Json bits = args.value("num_bits", Json(8));
-    if (!bits.is_number_unsigned() || bits < 2 || bits > 8) wrong("num_bits");
-    group.spec.bits = bits.get<int>();
-    const Json symmetric = args.value("symmetric", Json(true));
-    if (!symmetric.is_boolean()) wrong("symmetric");
-    group.spec.range = symmetric.get<bool>() ? Range::full : Range::asymmetric;
+    group.quant.weight = weights({json["weights"], key + ".weights", file_});
+    if (const auto at = json.find("input_activations"); at != json.end() && !at->is_null())
+      take_activations({*at, key + ".input_activations", file_}, group.quant);
+    if (const auto at = json.find("output_activations"); at != json.end() && !at->is_null())
+      refuse("{}: quantization_config.{}.output_activations is not read", file_, key);
+    return group;
+  }
+
+  // One object of arguments: how the weights, or their inputs, are quantized.
+  struct Arguments {
+    const Json& json;
+    std::string key;
+    const std::string& file;
+
+    Json value(const char* what, Json otherwise) const {
+      const auto at = json.find(what);
+      return at == json.end() || at->is_null() ? otherwise : *at;
+    }
+    [[noreturn]] void wrong(const char* what, const char* why = "") const {
+      refuse("{}: quantization_config.{}.{} = {} is not read{}", file, key, what,
+             printable(json.value(what, Json()).dump()), why);
+    }
+    // Bits and symmetry.
+    QuantSpec codes() const {
+      if (!json.is_object()) refuse("{}: quantization_config.{} is not an object", file, key);
+      if (value("type", "int") != "int") wrong("type");
+      if (json.contains("actorder") && json["actorder"] != nullptr) wrong("actorder");
+      const Json bits = value("num_bits", 8u), symmetric = value("symmetric", true);
+      if (!bits.is_number_unsigned() || bits < 2u || bits > 8u) wrong("num_bits");
+      if (!symmetric.is_boolean()) wrong("symmetric");
+      QuantSpec spec;
+      spec.bits = bits.get<int>();
+      spec.range = symmetric.get<bool>() ? Range::full : Range::asymmetric;
+      return spec;
+    }
+  };
+
+  static QuantSpec weights(const Arguments& args) {
+    QuantSpec spec = args.codes();
+    if (args.value("dynamic", false) != false) args.wrong("dynamic");
     const Json strategy = args.value("strategy", Json());
     if (strategy == "tensor") {
-      group.spec.per = Per::tensor;
+      spec.per = Per::tensor;
     } else if (strategy == "channel") {
-      group.spec.per = Per::row;
+      spec.per = Per::row;
     } else if (strategy == "group") {
       const Json size = args.value("group_size", Json());
-      if (!size.is_number_unsigned() || size < 1 || size > (1 << 20)) wrong("group_size");
-      group.spec.per = Per::group;
-      group.spec.group = size.get<int>();
+      if (!size.is_number_unsigned() || size < 1u || size > 1u << 20) args.wrong("group_size");
+      spec.per = Per::group;
+      spec.group = size.get<int>();
     } else {
-      wrong("strategy");
+      args.wrong("strategy");
     }
-    return group;
+    return spec;
+  }
+
+  // What vLLM computes (scaled_quant.cu): dynamic, max|x| / 127 a token and codes down to -127,
+  // or (max - min) / 255 with a zero point; static, the stored scale, saturating to -128..127.
+  static void take_activations(const Arguments& args, LinearQuant& quant) {
+    QuantSpec spec = args.codes();
+    const Json dynamic = args.value("dynamic", false), strategy = args.value("strategy", Json());
+    if (dynamic == true && strategy == "token") {
+      spec.per = Per::row;
+      if (spec.symmetric()) spec.range = Range::strict;
+    } else if (dynamic == false && strategy == "tensor") {
+      spec.per = Per::tensor;
+      quant.static_activation = true;
+    } else {
+      args.wrong(dynamic.is_boolean() ? "strategy" : "dynamic",
+                 "; dynamic per token and static per tensor are");
+    }
+    if (!spec.symmetric()) spec.rule = ScaleRule::min_max;
+    quant.activation = spec;
   }
 
   const Json& json_;
@@ -121,12 +157,12 @@ class ConfigReader {
 
 CompressedWeights::CompressedWeights(const Json& quantization_config, const std::string& file,
                                      std::shared_ptr<const Safetensors> weights)
-    : file_(file), weights_(std::move(weights)) {
+    : parts_(file, std::move(weights)) {
   const ConfigReader reader(quantization_config, file);
   const std::vector<Group> groups = reader.groups();
   const std::set<std::string> ignored = reader.ignored();
   std::set<std::string> modules;
-  for (const SafetensorsTensor& tensor : weights_->tensors())
+  for (const SafetensorsTensor& tensor : parts_.weights().tensors())
     if (const auto module = module_of_part(tensor.name)) modules.insert(*module);
   for (const std::string& module : modules) {
     const Group* found = nullptr;
@@ -134,78 +170,112 @@ CompressedWeights::CompressedWeights(const Json& quantization_config, const std:
       if (group.targets.contains(module) || (!found && group.targets.contains("Linear")))
         found = &group;
     if (!is_linear(module) || !found || ignored.contains(module))
-      refuse("{}: {} is stored as codes, but quantization_config does not target it", file_,
+      refuse("{}: {} is stored as codes, but quantization_config does not target it", file,
              printable(module));
-    add_module(module, found->spec);
+    add_module(module, *found->quant.weight);
+    if (is_decoder_linear(module)) {
+      plan_.linears[module] = found->quant;
+      if (found->quant.static_activation) check_static_activation(module, *found->quant.activation);
+    } else if (found->quant.activation) {
+      refuse("{}: quantization_config quantizes the input of {}, which is not computed here", file,
+             module);
+    }
   }
-  for (const SafetensorsTensor& tensor : weights_->tensors()) {
+  for (const SafetensorsTensor& tensor : parts_.weights().tensors()) {
     if (module_of_part(tensor.name) || modules_.contains(tensor.name)) continue;
     tensors_.push_back({tensor.name, tensor.shape});
   }
   for (const auto& [name, module] : modules_) tensors_.push_back({name, module.shape});
 }
 
-const SafetensorsTensor& CompressedWeights::tensor(const std::string& name) const {
-  const SafetensorsTensor* found = weights_->find(name);
-  if (!found) refuse("{}: tensor {} is missing", file_, printable(name));
-  return *found;
+void CompressedWeights::check_static_activation(const std::string& module,
+                                                const QuantSpec& spec) const {
+  const auto one_value = [&](const std::string& name, std::initializer_list<StoredType> types) {
+    const Shape shape = parts_.get(name).shape.rank() == 0 ? Shape{} : Shape{1};
+    parts_.expect(name, shape, types);
+  };
+  one_value(module + ".input_scale", kScaleTypes);
+  if (!spec.symmetric())
+    one_value(module + ".input_zero_point", {StoredType::i8, StoredType::f32, StoredType::i32});
+  const StaticGrid grid = static_activation(module);
+  if (!(grid.scale > 0.0f) || !std::isfinite(grid.scale))
+    refuse("{}: {}.input_scale is {}, expected a positive number", parts_.file(), printable(module),
+           grid.scale);
+  if (grid.zero < float(spec.qmin()) || grid.zero > float(spec.qmax()))
+    refuse("{}: {}.input_zero_point is {}, {} bits hold {} to {}", parts_.file(), printable(module),
+           grid.zero, spec.bits, spec.qmin(), spec.qmax());
+}
+
+StaticGrid CompressedWeights::static_activation(const std::string& path) const {
+  StaticGrid grid;
+  grid.scale = parts_.floats(parts_.get(path + ".input_scale")).at(0);
+  if (const SafetensorsTensor* zero = parts_.find(path + ".input_zero_point")) {
+    if (zero->type == StoredType::i8)
+      grid.zero = float(int8_t(*parts_.weights().data(*zero)));
+    else if (zero->type == StoredType::i32)
+      grid.zero = float(parts_.words(*zero).at(0));
+    else
+      grid.zero = parts_.floats(*zero).at(0);
+  }
+  return grid;
 }
 
 void CompressedWeights::add_module(const std::string& name, const QuantSpec& spec) {
-  Module module{spec, {}, weights_->find(name + ".weight_packed") != nullptr};
-  const auto expect = [&](const SafetensorsTensor& tensor, const Shape& shape,
-                          std::initializer_list<StoredType> types) {
-    if (tensor.shape != shape)
-      refuse("{}: tensor {} has shape {}, expected {}", file_, printable(tensor.name),
-             to_text(tensor.shape), to_text(shape));
-    if (std::find(types.begin(), types.end(), tensor.type) == types.end())
-      refuse("{}: tensor {} has dtype {}, which is not expected there", file_,
-             printable(tensor.name), name_of(tensor.type));
-  };
+  const std::string& file = parts_.file();
+  Module module{spec, {}, parts_.find(name + ".weight_packed") != nullptr};
   if (module.packed) {
     if (!packs(spec.bits))
-      refuse("{}: {} has packed codes of {} bits; 2, 4 and 8 are read", file_, printable(name),
+      refuse("{}: {} has packed codes of {} bits; 2, 4 and 8 are read", file, printable(name),
              spec.bits);
-    if (weights_->find(name + ".weight"))
-      refuse("{}: {} has both weight and weight_packed", file_, printable(name));
-    const SafetensorsTensor& shape = tensor(name + ".weight_shape");
-    expect(shape, {2}, {StoredType::i64, StoredType::i32});
+    if (parts_.find(name + ".weight"))
+      refuse("{}: {} has both weight and weight_packed", file, printable(name));
+    const SafetensorsTensor& shape =
+        parts_.expect(name + ".weight_shape", {2}, {StoredType::i64, StoredType::i32});
     int64_t sizes[2] = {};
     for (int i = 0; i < 2; ++i)
-      std::memcpy(&sizes[i], weights_->data(shape) + size_t(i) * size_of(shape.type),
+      std::memcpy(&sizes[i], parts_.weights().data(shape) + size_t(i) * size_of(shape.type),
                   size_of(shape.type));
     if (sizes[0] < 1 || sizes[1] < 1 || sizes[0] > (1 << 24) || sizes[1] > (1 << 24))
-      refuse("{}: {}.weight_shape is [{}, {}]", file_, printable(name), sizes[0], sizes[1]);
+      refuse("{}: {}.weight_shape is [{}, {}]", file, printable(name), sizes[0], sizes[1]);
     module.shape = {sizes[0], sizes[1]};
-    expect(tensor(name + ".weight_packed"), {sizes[0], packed_words(sizes[1], spec.bits)},
-           {StoredType::i32});
+    parts_.expect(name + ".weight_packed", {sizes[0], packed_words(sizes[1], spec.bits)},
+                  {StoredType::i32});
   } else {
-    const SafetensorsTensor& weight = tensor(name + ".weight");
+    const SafetensorsTensor& weight = parts_.get(name + ".weight");
     if (weight.shape.rank() != 2)
-      refuse("{}: tensor {}.weight has {} dimensions", file_, printable(name), weight.shape.rank());
+      refuse("{}: tensor {}.weight has {} dimensions", file, printable(name), weight.shape.rank());
     module.shape = weight.shape;
-    expect(weight, module.shape, {StoredType::i8});
+    parts_.expect(name + ".weight", module.shape, {StoredType::i8});
   }
   const int64_t N = module.shape[0], K = module.shape[1];
   if (spec.per == Per::group && K % spec.group != 0)
-    refuse("{}: groups of {} do not divide the {} columns of {}", file_, spec.group, K,
+    refuse("{}: groups of {} do not divide the {} columns of {}", file, spec.group, K,
            printable(name));
   const int64_t G = spec.groups(K);
-  expect(tensor(name + ".weight_scale"), spec.per == Per::tensor ? Shape{1} : Shape{N, G},
-         {StoredType::f32, StoredType::f16, StoredType::bf16});
+  const Shape grid = spec.per == Per::tensor ? Shape{1} : Shape{N, G};
+  switch (parts_.expect(name + ".weight_scale", grid, kScaleTypes).type) {
+    case StoredType::bf16:
+      module.spec.scale_type = ScaleType::bf16;
+      break;
+    case StoredType::f16:
+      module.spec.scale_type = ScaleType::f16;
+      break;
+    default:
+      break;
+  }
   if (!spec.symmetric()) {
-    const SafetensorsTensor& zero = tensor(name + ".weight_zero_point");
     if (module.packed && spec.per != Per::tensor)
-      expect(zero, {packed_words(N, spec.bits), G}, {StoredType::i32});
+      parts_.expect(name + ".weight_zero_point", {packed_words(N, spec.bits), G},
+                    {StoredType::i32});
     else
-      expect(zero, spec.per == Per::tensor ? Shape{1} : Shape{N, G}, {StoredType::i8});
+      parts_.expect(name + ".weight_zero_point", grid, {StoredType::i8});
   }
   modules_.emplace(name + ".weight", module);
 }
 
 QuantizedMatrix CompressedWeights::read(const std::string& weight) const {
   const auto at = modules_.find(weight);
-  if (at == modules_.end()) internal_error("{}: {} is not stored as codes", file_, weight);
+  if (at == modules_.end()) internal_error("{}: {} is not stored as codes", parts_.file(), weight);
   const Module& module = at->second;
   const std::string name = weight.substr(0, weight.size() - std::strlen(".weight"));
   const int64_t N = module.shape[0], K = module.shape[1];
@@ -214,39 +284,23 @@ QuantizedMatrix CompressedWeights::read(const std::string& weight) const {
   m.spec = module.spec;
   m.shape = module.shape;
   m.codes.resize(size_t(N * K));
-  // Words are copied out: stored data need not be aligned.
-  const auto words_of = [&](const SafetensorsTensor& tensor) {
-    std::vector<int32_t> words(size_t(tensor.shape.count()));
-    std::memcpy(words.data(), weights_->data(tensor), words.size() * 4);
-    return words;
-  };
   if (module.packed)
-    unpack_rows(words_of(tensor(name + ".weight_packed")).data(), N, K, bits, m.codes.data());
+    unpack_rows(parts_.words(parts_.get(name + ".weight_packed")).data(), N, K, bits,
+                m.codes.data());
   else
-    std::memcpy(m.codes.data(), weights_->data(tensor(weight)), m.codes.size());
-  const SafetensorsTensor& scale = tensor(name + ".weight_scale");
-  m.scales.resize(size_t(scale.shape.count()));
-  weights_->read_floats(scale, 0, scale.shape.count(), m.scales.data());
+    std::memcpy(m.codes.data(), parts_.weights().data(parts_.get(weight)), m.codes.size());
+  m.scales = parts_.floats(parts_.get(name + ".weight_scale"));
   if (!m.spec.symmetric()) {
-    const SafetensorsTensor& zero = tensor(name + ".weight_zero_point");
+    const SafetensorsTensor& zero = parts_.get(name + ".weight_zero_point");
     std::vector<int8_t> zeros(m.scales.size());
     if (zero.type == StoredType::i32)
-      unpack_columns(words_of(zero).data(), N, m.groups(), bits, zeros.data());
+      unpack_columns(parts_.words(zero).data(), N, m.groups(), bits, zeros.data());
     else
-      std::memcpy(zeros.data(), weights_->data(zero), zeros.size());
+      std::memcpy(zeros.data(), parts_.weights().data(zero), zeros.size());
     m.zeros.assign(zeros.begin(), zeros.end());
   }
-  check_matrix(m, file_ + ": " + printable(name));
+  check_matrix(m, parts_.file() + ": " + printable(name));
   return m;
-}
-
-std::unique_ptr<CompressedWeights> open_compressed_weights(const std::string& directory) {
-  const std::string file = directory + "/config.json";
-  const Json json = read_json_file(file, {.bytes = 16u << 20, .depth = 32, .values = 200'000});
-  if (!json.is_object() || !json.contains("quantization_config"))
-    refuse("{}: no quantization_config", file);
-  return std::make_unique<CompressedWeights>(json["quantization_config"], file,
-                                             Safetensors::open_directory(directory));
 }
 
 }  // namespace qat

@@ -47,6 +47,10 @@ Shape linear_shape(const ModelConfig& config, const std::string& path);
 /// Reads every parameter into the Store under prefix + its Hugging Face name; matrices as `dtype`.
 void load_parameters(const ModelSource& source, Store& store, const std::string& prefix,
                      DType dtype, Category category);
+/// Reads a model as it is served: the linears that quantization() gives a weight grid as codes and
+/// scales (LinearQuant::stored_weight), static activation grids, every other parameter as `dtype`
+/// under its name. Returns the plan to run it with.
+QuantPlan load_deployed(const ModelSource& source, Store& store, DType dtype, Category category);
 /// Fresh parameters: normal(0, initializer_range) matrices as `dtype`, unit norms, zero biases.
 void initialize_parameters(const ModelConfig& config, Store& store, float initializer_range,
                            uint64_t seed, DType dtype = DType::f32);

@@ -55,7 +55,10 @@ void Generator::run(Program& program, const int32_t* tokens, int64_t count) {
     positions[t] = int32_t(length_ + t);
   }
   store_.get(kCacheLength + suffix).as<int32_t>()[0] = int32_t(length_);
-  program.run(stream_);
+  // The programs share one arena: what the prologue made lasts until the other one runs.
+  if (prepared_ != &program) program.run_prologue(stream_);
+  prepared_ = &program;
+  program.run_body(stream_, {});
   length_ += count;
   const View logits = program.view(count == piece_ ? prefill_logits_ : decode_logits_);
   const float* row = logits.as<float>() + (count - 1) * config_.vocab;
@@ -110,6 +113,7 @@ std::vector<int32_t> Generator::generate(const std::vector<int32_t>& prompt,
   if (int64_t(prompt.size()) >= context_)
     refuse("the prompt has {} tokens, the context {}; shorten the prompt", prompt.size(), context_);
   length_ = 0;
+  prepared_ = nullptr;
   feed(prompt);
   std::vector<int32_t> tokens;
   while (int64_t(tokens.size()) < options.max_tokens) {

@@ -43,6 +43,7 @@ class Generator {
   Stream& stream_;
   Id prefill_logits_ = kNone, decode_logits_ = kNone;
   int64_t piece_, context_, length_ = 0;
+  const Program* prepared_ = nullptr;  ///< whose prologue's results lie in the arena now
   std::vector<float> last_;
   Program prefill_, decode_;
 };

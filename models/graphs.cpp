@@ -44,7 +44,9 @@ ForwardGraph build_forward_graph(const ForwardSpec& spec) {
   result.hidden = decoder_hidden(b, spec.config, spec.build);
   const Id head = decoder_head(b, spec.config, spec.build);
   std::vector<Id> keep;
-  if (spec.output == ForwardSpec::Output::loss) {
+  if (spec.output == ForwardSpec::Output::hidden) {
+    keep = {result.hidden};
+  } else if (spec.output == ForwardSpec::Output::loss) {
     LossInputs inputs{};
     inputs.x_TC = result.hidden;
     inputs.w_VC = head;

@@ -47,7 +47,7 @@ struct ForwardSpec {
   DecoderBuild build;
   QuantPlan plan;
   Switch fuse = Switch::off;
-  enum class Output { loss, logits } output = Output::loss;
+  enum class Output { loss, logits, hidden } output = Output::loss;
 };
 /// All planned layers quantized.
 ForwardGraph build_forward_graph(const ForwardSpec& spec);

@@ -1,6 +1,8 @@
 // Filling the Store with a model: from a source, from scratch, and the rotary table.
+#include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <set>
 #include <vector>
 
 #include "engine/core/error.h"
@@ -26,22 +28,64 @@ void store_floats(const std::vector<float>& values, View out) {
   }
 }
 
+void load_parameter(const ModelSource& source, const SourceTensor& tensor, Store& store,
+                    const std::string& prefix, DType dtype, Category category) {
+  const DType stored = stored_dtype(tensor.shape, dtype);
+  const View view = store.make(prefix + tensor.name, tensor.shape, stored, category);
+  if (stored == DType::f32) return source.read(tensor.name, view.as<float>());
+  std::vector<float> values(size_t(tensor.shape.count()));
+  source.read(tensor.name, values.data());
+  store_floats(values, view);
+}
+
+void store_codes(const QuantizedMatrix& matrix, const std::string& path, Store& store,
+                 Category category) {
+  const View codes = store.make(codes_name(path), matrix.shape, DType::i8, category);
+  std::copy(matrix.codes.begin(), matrix.codes.end(), codes.as<int8_t>());
+  const Shape grid =
+      matrix.spec.per == Per::tensor ? Shape{1} : Shape{matrix.shape[0], matrix.groups()};
+  const View scales = store.make(codes_scale_name(path), grid, DType::f32, category);
+  std::copy(matrix.scales.begin(), matrix.scales.end(), scales.as<float>());
+  if (matrix.spec.symmetric()) return;
+  const View zeros = store.make(codes_zero_name(path), grid, DType::f32, category);
+  std::copy(matrix.zeros.begin(), matrix.zeros.end(), zeros.as<float>());
+}
+
+void store_static_grid(const StaticGrid& grid, const std::string& path, const QuantSpec& spec,
+                       Store& store) {
+  const auto put = [&](const std::string& name, float value) {
+    store.make(name, {1}, DType::f32, Category::state).as<float>()[0] = value;
+  };
+  put(activation_scale_name(path), grid.scale);
+  if (!spec.symmetric()) put(activation_zero_name(path), grid.zero);
+}
+
 }  // namespace
 
 void load_parameters(const ModelSource& source, Store& store, const std::string& prefix,
                      DType dtype, Category category) {
-  std::vector<float> values;
-  for (const SourceTensor& tensor : source.tensors()) {
-    const DType stored = stored_dtype(tensor.shape, dtype);
-    const View view = store.make(prefix + tensor.name, tensor.shape, stored, category);
-    if (stored == DType::f32) {
-      source.read(tensor.name, view.as<float>());
-      continue;
+  for (const SourceTensor& tensor : source.tensors())
+    load_parameter(source, tensor, store, prefix, dtype, category);
+}
+
+QuantPlan load_deployed(const ModelSource& source, Store& store, DType dtype, Category category) {
+  QuantPlan plan = source.quantization();
+  std::set<std::string> as_codes;
+  for (auto& [path, linear] : plan.linears) {
+    if (linear.weight) {
+      const std::string weight = path + ".weight";
+      const QuantizedMatrix matrix = source.read_codes(weight);
+      linear.weight = matrix.spec;
+      linear.stored_weight = true;
+      store_codes(matrix, path, store, category);
+      as_codes.insert(weight);
     }
-    values.resize(size_t(tensor.shape.count()));
-    source.read(tensor.name, values.data());
-    store_floats(values, view);
+    if (linear.static_activation)
+      store_static_grid(source.static_activation(path), path, *linear.activation, store);
   }
+  for (const SourceTensor& tensor : source.tensors())
+    if (!as_codes.contains(tensor.name)) load_parameter(source, tensor, store, "", dtype, category);
+  return plan;
 }
 
 void initialize_parameters(const ModelConfig& config, Store& store, float initializer_range,

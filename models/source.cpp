@@ -23,6 +23,10 @@ QuantizedMatrix ModelSource::read_codes(const std::string& name) const {
   internal_error("{}: {} is not stored as codes", path(), name);
 }
 
+StaticGrid ModelSource::static_activation(const std::string& linear) const {
+  internal_error("{}: {} has no static activation", path(), linear);
+}
+
 std::string to_text(const Shape& shape) {
   std::string text = "[";
   for (int i = 0; i < shape.rank(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);

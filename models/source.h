@@ -14,6 +14,11 @@
 
 namespace qat {
 
+/// The grid of a static activation: code = rne(x / scale) + zero.
+struct StaticGrid {
+  float scale = 0.0f, zero = 0.0f;
+};
+
 struct SourceTensor {
   std::string name;
   Shape shape;
@@ -40,7 +45,10 @@ class ModelSource {
   /// what is served.
   virtual QuantPlan quantization() const { return {}; }
   /// Codes and scales as stored; only for the matrices quantization() gives a weight grid.
+  /// `name` is the tensor's ("...q_proj.weight").
   virtual QuantizedMatrix read_codes(const std::string& name) const;
+  /// Only for the linears quantization() gives a static activation.
+  virtual StaticGrid static_activation(const std::string& path) const;
 };
 
 /// Every tensor a configuration asks for, in the order of the forward pass.

@@ -1,14 +1,14 @@
 // A Hugging Face directory: config.json and safetensors, one file or shards; integer weights of
-// compressed-tensors are dequantized on the way.
+// compressed-tensors, GPTQ and AWQ are dequantized on the way.
 #include <cstring>
 
 #include "engine/core/error.h"
 #include "engine/io/json.h"
 #include "engine/io/printable.h"
 #include "engine/io/safetensors.h"
-#include "models/compressed_weights.h"
 #include "models/families.h"
 #include "models/source_kinds.h"
+#include "models/stored_codes.h"
 
 namespace qat {
 namespace {
@@ -26,12 +26,14 @@ class HuggingFaceSource : public ModelSource {
     const std::string file = directory + "/config.json";
     json_ = read_text_file(file, kConfigLimits.bytes);
     Json json = parse_json_object(json_, file, kConfigLimits);
+    // An account of how these very files came about; what is made from them gets its own.
+    if (json.erase("quantized_by") > 0) json_ = json.dump(2) + "\n";
     config_ = config_from_huggingface(json, file);
     weights_ = Safetensors::open_directory(directory);
     std::vector<SourceTensor> all;
     if (const auto at = json.find("quantization_config"); at != json.end() && !at->is_null()) {
-      compressed_ = std::make_unique<CompressedWeights>(*at, file, weights_);
-      all = compressed_->tensors();
+      codes_ = open_stored_codes(*at, file, weights_);
+      all = codes_->tensors();
       json.erase(at);  // what is read from here is not quantized any more
       json_ = json.dump(2) + "\n";
     } else {
@@ -57,12 +59,17 @@ class HuggingFaceSource : public ModelSource {
   std::string config_json() const override { return json_; }
 
   void read(const std::string& name, float* out) const override {
-    if (compressed_ && compressed_->is_quantized(name))
-      return dequantize(compressed_->read(name), out);
+    if (codes_ && codes_->is_quantized(name)) return codes_->read_values(name, out);
     const SafetensorsTensor* tensor = weights_->find(name);
     if (!tensor) internal_error("{}: no tensor {}", path_, name);
     weights_->read_floats(*tensor, 0, tensor->shape.count(), out);
     check_finite(path_, name, out, tensor->shape.count());
+  }
+
+  QuantPlan quantization() const override { return codes_ ? codes_->plan() : QuantPlan{}; }
+  QuantizedMatrix read_codes(const std::string& name) const override { return codes_->read(name); }
+  StaticGrid static_activation(const std::string& linear) const override {
+    return codes_->static_activation(linear);
   }
 
  private:
@@ -82,7 +89,7 @@ class HuggingFaceSource : public ModelSource {
   // What is stored counts, whatever config.json says.
   void take_dtype() {
     for (const SourceTensor& tensor : tensors_) {
-      if (compressed_ && compressed_->is_quantized(tensor.name)) continue;
+      if (codes_ && codes_->is_quantized(tensor.name)) continue;
       const StoredType type = weights_->find(tensor.name)->type;
       if (type != StoredType::f32 && type != StoredType::f16 && type != StoredType::bf16)
         refuse("{}: tensor {} has dtype {}, expected F32, F16 or BF16", path_, tensor.name,
@@ -103,7 +110,7 @@ class HuggingFaceSource : public ModelSource {
   std::string path_, json_;
   ModelConfig config_;
   std::shared_ptr<const Safetensors> weights_;
-  std::unique_ptr<CompressedWeights> compressed_;  // when the linears are stored as codes
+  std::unique_ptr<StoredCodes> codes_;  // when the linears are stored as codes
   std::vector<SourceTensor> tensors_;
 };
 

@@ -23,9 +23,15 @@ int fuse(Graph& graph) {
   for (size_t n = 0; n < old.size(); ++n)
     for (Id out : old[n].outputs)
       if (out != kNone) maker[size_t(out)] = int(n);
-  auto fake_quant_of = [&](Id id) -> const Node* {
+  auto made_by = [&](Id id, const Op& op) -> const Node* {
     const int n = maker[size_t(id)];
-    return n >= 0 && old[size_t(n)].op == &kFakeQuant ? &old[size_t(n)] : nullptr;
+    return n >= 0 && old[size_t(n)].op == &op ? &old[size_t(n)] : nullptr;
+  };
+  auto fake_quant_of = [&](Id id) { return made_by(id, kFakeQuant); };
+  // A weight is fake-quantized, or came as codes.
+  auto weight_of = [&](Id id) {
+    const Node* made = fake_quant_of(id);
+    return made ? made : made_by(id, kDequantize);
   };
 
   // First which pairs fuse, so that a fake_quant turns into quantize + dequantize where it stands.
@@ -34,7 +40,7 @@ int fuse(Graph& graph) {
   std::vector<bool> fuses(old.size());
   for (size_t n = 0; n < old.size(); ++n) {
     if (old[n].op != &kLinear) continue;
-    const Node *x = fake_quant_of(old[n].inputs[0]), *w = fake_quant_of(old[n].inputs[1]);
+    const Node *x = fake_quant_of(old[n].inputs[0]), *w = weight_of(old[n].inputs[1]);
     if (!x || !w) continue;
     ++candidates;
     if (!fits_int8(x->attribute<FakeQuantAttributes>().spec,
@@ -42,7 +48,7 @@ int fuse(Graph& graph) {
       continue;
     fuses[n] = true;
     split[size_t(maker[size_t(old[n].inputs[0])])] = true;
-    split[size_t(maker[size_t(old[n].inputs[1])])] = true;
+    if (w->op == &kFakeQuant) split[size_t(maker[size_t(old[n].inputs[1])])] = true;
     ++fused;
   }
 
@@ -69,6 +75,9 @@ int fuse(Graph& graph) {
       dequantize_node.attributes = attributes;
       graph.nodes.push_back(std::move(quantize_node));
       graph.nodes.push_back(std::move(dequantize_node));
+    } else if (node.op == &kDequantize) {
+      codes_of[size_t(node.outputs[0])] = {node.inputs[0], node.inputs[1], node.inputs[2]};
+      graph.nodes.push_back(std::move(node));
     } else if (fuses[n]) {
       const Quantized a = codes_of[size_t(node.inputs[0])], w = codes_of[size_t(node.inputs[1])];
       Node integer = node;

@@ -38,7 +38,9 @@ class Inserter {
   void quantize_inputs(Node& linear, const LinearQuant& quant) {
     Id &x = linear.inputs[0], &w = linear.inputs[1];
     const DType dtype = graph_.value(x).dtype;
-    if (quant.weight) {
+    if (quant.weight && quant.stored_weight) {
+      w = stored_weight(linear.path, *quant.weight, graph_.value(w).shape, dtype);
+    } else if (quant.weight) {
       // The weight is quantized from its master, not from the cast the model made of it.
       Id master = w;
       const Node* maker = size_t(w) < producers_.size() ? producers_[size_t(w)] : nullptr;
@@ -63,6 +65,17 @@ class Inserter {
       shared_.push_back({x, spec, scale, quantized});
       x = quantized;
     }
+  }
+
+  // Codes that were chosen long ago are never chosen again: the graph starts from them, and the
+  // parameter of that name (there need be none) is not read.
+  Id stored_weight(const std::string& path, const QuantSpec& spec, const Shape& shape,
+                   DType dtype) {
+    const Shape scales = scale_shape(shape, spec);
+    Quantized stored{builder_.state(codes_name(path), shape, DType::i8),
+                     builder_.state(codes_scale_name(path), scales, DType::f32), kNone};
+    if (!spec.symmetric()) stored.zero = builder_.state(codes_zero_name(path), scales, DType::f32);
+    return dequantize(builder_, stored, spec, dtype);
   }
 
   struct Shared {

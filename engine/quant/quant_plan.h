@@ -15,6 +15,7 @@ struct LinearQuant {
   std::optional<QuantSpec> weight;
   std::optional<QuantSpec> activation;
   bool static_activation = false;  ///< the scale is calibrated and read from the Store
+  bool stored_weight = false;      ///< the weight's codes and scales are in the Store, final
 };
 
 /// Keyed by the path of the linear, e.g. model.layers.3.mlp.up_proj.
@@ -31,6 +32,18 @@ inline std::string activation_scale_name(const std::string& path) {
 }
 inline std::string activation_zero_name(const std::string& path) {
   return "zero." + path;
+}
+
+/// Store names of a weight that came as codes (LinearQuant::stored_weight): i8 [O, K], f32 of
+/// scale_shape, and zero points as the scales where the grid has them.
+inline std::string codes_name(const std::string& path) {
+  return "codes." + path;
+}
+inline std::string codes_scale_name(const std::string& path) {
+  return "codes.scale." + path;
+}
+inline std::string codes_zero_name(const std::string& path) {
+  return "codes.zero." + path;
 }
 
 }  // namespace qat

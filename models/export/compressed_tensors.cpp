@@ -2,30 +2,17 @@
 #include "models/export/compressed_tensors.h"
 
 #include <algorithm>
-#include <cmath>
 #include <set>
 #include <vector>
 
 #include "engine/core/error.h"
 #include "engine/core/log.h"
-#include "engine/io/atomic_file.h"
 #include "engine/io/json.h"
-#include "kernels/float_types.h"
 #include "models/code_packing.h"
-#include "models/export/huggingface.h"
-#include "models/export/staged_directory.h"
-#include "models/export/verify.h"
+#include "models/export/codes_directory.h"
 
 namespace qat {
 namespace {
-
-std::string module_of(const ExportTensor& tensor) {
-  return tensor.name.substr(0, tensor.name.size() - std::string_view(".weight").size());
-}
-
-bool is_linear(const ExportTensor& tensor) {
-  return tensor.name.ends_with("_proj.weight") || tensor.name == "lm_head.weight";
-}
 
 bool is_packed(const ExportTensor& tensor, CodeLayout layout) {
   if (layout == CodeLayout::automatic) return !tensor.quant.activation;
@@ -176,91 +163,35 @@ std::vector<SafetensorsEntry> entries_of(const ExportTensor& tensor,
   return entries;
 }
 
-void check_scales(const QuantizedMatrix& matrix, StoredType type, const std::string& name) {
-  for (float scale : matrix.scales) {
-    const float kept = type == StoredType::bf16  ? to_float(to_bfloat16(scale))
-                       : type == StoredType::f16 ? to_float(to_float16(scale))
-                                                 : scale;
-    if (kept != scale)
-      refuse(
-          "compressed-tensors export: {}: scale {} is not exact in {}; store F32 scales or train "
-          "with that scale type",
-          name, scale, name_of(type));
+void put(const ExportTensor& tensor, const std::string& part, const SafetensorsEntry& entry,
+         const std::function<QuantizedMatrix()>& codes, const ByteSink& sink) {
+  const int64_t N = tensor.shape[0], K = tensor.shape[1];
+  if (part == "weight_shape") {
+    const int64_t sizes[2] = {N, K};
+    return sink(sizes, sizeof sizes);
   }
+  if (part == "input_scale") return sink(&*tensor.input_scale, 4);
+  if (part == "input_zero_point") {
+    const int8_t zero = int8_t(*tensor.input_zero);
+    return sink(&zero, 1);
+  }
+  const QuantizedMatrix matrix = codes();
+  const int bits = matrix.spec.bits;
+  if (part == "weight") return sink(matrix.codes.data(), matrix.codes.size());
+  if (part == "weight_scale")
+    return put_floats(sink, entry.type, matrix.scales.data(), int64_t(matrix.scales.size()));
+  std::vector<int32_t> words(size_t(entry.shape.count()));
+  if (part == "weight_packed") {
+    pack_rows(matrix.codes.data(), N, K, bits, words.data());
+    return sink(words.data(), words.size() * 4);
+  }
+  std::vector<int8_t> zeros(matrix.zeros.size());
+  std::transform(matrix.zeros.begin(), matrix.zeros.end(), zeros.begin(),
+                 [](float zero) { return int8_t(zero); });
+  if (entry.type == StoredType::i8) return sink(zeros.data(), zeros.size());
+  pack_columns(zeros.data(), N, matrix.groups(), bits, words.data());
+  sink(words.data(), words.size() * 4);
 }
-
-class Writer {
- public:
-  Writer(const ExportModel& model, const CompressedTensorsOptions& options)
-      : model_(model), options_(options) {
-    for (const ExportTensor& tensor : model.tensors) {
-      if (!tensor.quantized()) {
-        add({tensor.name, options.type, tensor.shape}, tensor);
-        continue;
-      }
-      for (const SafetensorsEntry& entry : entries_of(tensor, options)) add(entry, tensor);
-    }
-  }
-
-  const std::vector<SafetensorsEntry>& entries() const { return entries_; }
-
-  void put(const SafetensorsEntry& entry, const ByteSink& sink) {
-    const ExportTensor& tensor = *owners_.at(entry.name);
-    if (!tensor.quantized()) {
-      std::vector<float> values(size_t(entry.shape.count()));
-      model_.floats(tensor, values.data());
-      return put_floats(sink, entry.type, values.data(), entry.shape.count());
-    }
-    const std::string part = entry.name.substr(module_of(tensor).size() + 1);
-    const int64_t N = tensor.shape[0], K = tensor.shape[1];
-    if (part == "weight_shape") {
-      const int64_t sizes[2] = {N, K};
-      return sink(sizes, sizeof sizes);
-    }
-    if (part == "input_scale") return sink(&*tensor.input_scale, 4);
-    if (part == "input_zero_point") {
-      const int8_t zero = int8_t(*tensor.input_zero);
-      return sink(&zero, 1);
-    }
-    const QuantizedMatrix matrix = codes_of(tensor);
-    const int bits = matrix.spec.bits;
-    if (part == "weight") return sink(matrix.codes.data(), matrix.codes.size());
-    if (part == "weight_scale")
-      return put_floats(sink, entry.type, matrix.scales.data(), int64_t(matrix.scales.size()));
-    std::vector<int32_t> words(size_t(entry.shape.count()));
-    if (part == "weight_packed") {
-      pack_rows(matrix.codes.data(), N, K, bits, words.data());
-      return sink(words.data(), words.size() * 4);
-    }
-    std::vector<int8_t> zeros(matrix.zeros.size());
-    std::transform(matrix.zeros.begin(), matrix.zeros.end(), zeros.begin(),
-                   [](float zero) { return int8_t(zero); });
-    if (entry.type == StoredType::i8) return sink(zeros.data(), zeros.size());
-    pack_columns(zeros.data(), N, matrix.groups(), bits, words.data());
-    sink(words.data(), words.size() * 4);
-  }
-
- private:
-  void add(const SafetensorsEntry& entry, const ExportTensor& tensor) {
-    entries_.push_back(entry);
-    owners_[entry.name] = &tensor;
-  }
-
-  QuantizedMatrix codes_of(const ExportTensor& tensor) const {
-    QuantizedMatrix matrix = model_.codes(tensor);
-    matrix.spec = *tensor.quant.weight;
-    check_matrix(matrix, "compressed-tensors export: " + tensor.name);
-    if (matrix.shape != tensor.shape)
-      internal_error("compressed-tensors export: {} was given codes of another shape", tensor.name);
-    check_scales(matrix, options_.scale_type, tensor.name);
-    return matrix;
-  }
-
-  const ExportModel& model_;
-  const CompressedTensorsOptions& options_;
-  std::vector<SafetensorsEntry> entries_;
-  std::map<std::string, const ExportTensor*> owners_;
-};
 
 }  // namespace
 
@@ -272,18 +203,14 @@ void export_compressed_tensors(const std::string& directory, const ExportModel& 
                                const ExportFiles& files, const CompressedTensorsOptions& options) {
   check_export(model, "compressed-tensors");
   check_output(directory, files);
-  const Json quantization = config_of(model, options.layout);
-  StagedDirectory staged(directory);
-  Writer writer(model, options);
-  write_safetensors_directory(
-      staged.path(), writer.entries(), options.max_shard_bytes,
-      [&](const SafetensorsEntry& entry, const ByteSink& sink) { writer.put(entry, sink); });
-  write_side_files(staged.path(), files);
-  Json config = Json::parse(with_dtype(model.config_json, options.type));
-  config["quantization_config"] = quantization;
-  write_file_atomically(staged.path() + "/config.json", config.dump(2) + "\n");
-  verify_or_keep(staged, [&] { return find_difference(staged.path(), model); });
-  staged.commit();
+  CodesFormat format;
+  format.name = "compressed-tensors";
+  format.type = options.type;
+  format.scale_type = options.scale_type;
+  format.quantization_config = config_of(model, options.layout);
+  format.entries = [&](const ExportTensor& tensor) { return entries_of(tensor, options); };
+  format.put = put;
+  write_codes_directory(directory, model, files, format, options.max_shard_bytes);
 }
 
 }  // namespace qat

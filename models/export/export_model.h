@@ -33,6 +33,12 @@ struct ExportModel {
   std::function<void(const ExportTensor&, float* out)> floats;
   /// Codes, scales and zero points of a quantized tensor.
   std::function<QuantizedMatrix(const ExportTensor&)> codes;
+  /// How the codes came about, for who finds the file: "trained with qat-train" or the like. May be
+  /// empty.
+  std::string provenance = {};
+  /// Asked about the written file or directory before it gets its name, after the comparison bit
+  /// for bit: "" or what is wrong with it. May be empty.
+  std::function<std::string(const std::string& path)> check = {};
 };
 
 /// The files beside the weights.

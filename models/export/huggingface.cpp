@@ -35,6 +35,13 @@ std::string with_dtype(const std::string& config_json, StoredType type) {
   return json.dump(2) + "\n";
 }
 
+std::string with_provenance(const std::string& config_json, const ExportModel& model) {
+  if (model.provenance.empty()) return config_json;
+  Json json = parse_json_object(config_json, "config.json");
+  json["quantized_by"] = model.provenance;
+  return json.dump(2) + "\n";
+}
+
 void export_huggingface(const std::string& directory, const ExportModel& model,
                         const ExportFiles& files, const HuggingFaceOptions& options) {
   check_export(model, "huggingface");
@@ -55,8 +62,8 @@ void export_huggingface(const std::string& directory, const ExportModel& model,
                               });
   write_side_files(staged.path(), files);
   write_file_atomically(staged.path() + "/config.json",
-                        with_dtype(model.config_json, options.type));
-  verify_or_keep(staged, [&] { return find_difference(staged.path(), model); });
+                        with_provenance(with_dtype(model.config_json, options.type), model));
+  verify_or_keep(staged, [&] { return find_fault(staged.path(), model); });
   staged.commit();
 }
 

@@ -23,4 +23,7 @@ void export_huggingface(const std::string& directory, const ExportModel& model,
 /// quantization_config; other keys stay. Two spaces of indentation.
 std::string with_dtype(const std::string& config_json, StoredType type);
 
+/// config.json text with the model's provenance under "quantized_by".
+std::string with_provenance(const std::string& config_json, const ExportModel& model);
+
 }  // namespace qat

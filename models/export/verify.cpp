@@ -7,8 +7,8 @@
 #include "engine/core/error.h"
 #include "engine/io/json.h"
 #include "engine/io/safetensors.h"
-#include "models/compressed_weights.h"
 #include "models/source.h"
+#include "models/stored_codes.h"
 
 namespace qat {
 namespace {
@@ -30,12 +30,12 @@ bool has_codes(const std::string& directory) {
 std::string find_difference(const std::string& directory, const ExportModel& model) {
   ModelSource::open(directory);  // every tensor there, with its shape, and none too many
   const auto stored = Safetensors::open_directory(directory);
-  std::unique_ptr<CompressedWeights> compressed;
-  if (has_codes(directory)) compressed = open_compressed_weights(directory);
+  std::unique_ptr<StoredCodes> codes;
+  if (has_codes(directory)) codes = open_stored_codes(directory);
   std::vector<float> values;
   for (const ExportTensor& tensor : model.tensors) {
-    if (compressed && compressed->is_quantized(tensor.name)) {
-      const std::string what = difference(model.codes(tensor), compressed->read(tensor.name));
+    if (codes && codes->is_quantized(tensor.name)) {
+      const std::string what = difference(model.codes(tensor), codes->read(tensor.name));
       if (!what.empty()) return tensor.name + ": " + what;
       continue;
     }
@@ -50,6 +50,12 @@ std::string find_difference(const std::string& directory, const ExportModel& mod
     stored->release(*found);
   }
   return "";
+}
+
+std::string find_fault(const std::string& directory, const ExportModel& model) {
+  const std::string difference = find_difference(directory, model);
+  if (!difference.empty() || !model.check) return difference;
+  return model.check(directory);
 }
 
 void verify_or_keep(StagedDirectory& staged, const std::function<std::string()>& check) {

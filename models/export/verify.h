@@ -14,6 +14,9 @@ namespace qat {
 /// first.
 std::string find_difference(const std::string& directory, const ExportModel& model);
 
+/// find_difference, then the model's own check.
+std::string find_fault(const std::string& directory, const ExportModel& model);
+
 /// Throws Error(not_verified) if `check` returns a difference or cannot read the export; what was
 /// written is then kept under `<name>.not-verified`.
 void verify_or_keep(StagedDirectory& staged, const std::function<std::string()>& check);

@@ -1,12 +1,19 @@
 #include "recipes/run/exporting.h"
 
+#include <algorithm>
 #include <filesystem>
 
+#include "engine/core/error.h"
 #include "engine/core/log.h"
-#include "kernels/float_types.h"
+#include "engine/core/version.h"
 #include "models/export/compressed_tensors.h"
 #include "models/export/huggingface.h"
+#include "models/export/packed.h"
+#include "recipes/run/export_check.h"
+#include "recipes/run/model_bundle.h"
+#include "recipes/run/quant_summary.h"
 #include "recipes/run/recipe/words.h"
+#include "recipes/run/training_setup.h"
 
 namespace qat {
 
@@ -26,20 +33,48 @@ enum class Weights { on_grid, masters };
 
 class Exporter {
  public:
-  explicit Exporter(const FinishInputs& in) : in_(in) {}
+  Exporter(const ExportInputs& in, const ExportSettings& settings)
+      : in_(in), settings_(settings), check_(in) {}
 
   void run(recipe::ExportFormat format, const std::string& directory) {
+    const ExportModel model = this->model(
+        format == recipe::ExportFormat::hf_master ? Weights::masters : Weights::on_grid);
+    const uint64_t shard = settings_.max_shard_bytes;
     switch (format) {
       case recipe::ExportFormat::hf:
-        return export_huggingface(directory, model(Weights::on_grid), files());
       case recipe::ExportFormat::hf_master:
-        return export_huggingface(directory, model(Weights::masters), files());
+        return export_huggingface(directory, model, files(),
+                                  {.type = type(StoredType::f32), .max_shard_bytes = shard});
       case recipe::ExportFormat::compressed_tensors:
-        return export_compressed_tensors(directory, model(Weights::on_grid), files());
+        return export_compressed_tensors(
+            directory, model, files(),
+            {.scale_type = scale_type(), .type = type(StoredType::f32), .max_shard_bytes = shard});
+      case recipe::ExportFormat::gptq:
+        return export_gptq(directory, model, files(),
+                           {.type = type(StoredType::f16), .max_shard_bytes = shard});
+      case recipe::ExportFormat::awq:
+        return export_awq(directory, model, files(),
+                          {.type = type(StoredType::f16), .max_shard_bytes = shard});
     }
   }
 
+  /// How the file's logits compare.
+  const Agreement& agreement() const { return check_.agreement(); }
+
  private:
+  StoredType type(StoredType otherwise) const { return settings_.type.value_or(otherwise); }
+
+  // Half the bytes where the scales are exact in half of them.
+  StoredType scale_type() const {
+    const bool exact =
+        std::all_of(in_.plan.linears.begin(), in_.plan.linears.end(), [](const auto& linear) {
+          const std::optional<QuantSpec>& weight = linear.second.weight;
+          return !weight || weight->scale_type == ScaleType::bf16 ||
+                 weight->scale_type == ScaleType::portable;
+        });
+    return exact ? StoredType::bf16 : StoredType::f32;
+  }
+
   ExportModel model(Weights weights) {
     ExportModel model;
     model.config_json = in_.config_json;
@@ -62,11 +97,36 @@ class Exporter {
                            in_.stream);
     };
     model.codes = [this](const ExportTensor& tensor) { return codes(tensor); };
+    if (weights == Weights::on_grid) model.provenance = in_.provenance;
+    const QuantPlan plan = weights == Weights::on_grid ? in_.plan : QuantPlan{};
+    model.check = [this, plan](const std::string& path) {
+      return check_.find_fault(path, plan, settings_.type.value_or(StoredType::f32));
+    };
     return model;
   }
 
-  // The very kernel of the training step, on the final masters.
   QuantizedMatrix codes(const ExportTensor& tensor) {
+    return tensor.quant.stored_weight ? stored_codes(tensor) : chosen_codes(tensor);
+  }
+
+  // Codes that came with the model.
+  QuantizedMatrix stored_codes(const ExportTensor& tensor) const {
+    const std::string path = module_of(tensor.name);
+    QuantizedMatrix matrix;
+    matrix.spec = *tensor.quant.weight;
+    matrix.shape = tensor.shape;
+    const auto take = [&](auto& into, const View& from) {
+      using T = typename std::remove_reference_t<decltype(into)>::value_type;
+      into.assign(from.as<T>(), from.as<T>() + from.count());
+    };
+    take(matrix.codes, in_.store.get(codes_name(path)));
+    take(matrix.scales, in_.store.get(codes_scale_name(path)));
+    if (!matrix.spec.symmetric()) take(matrix.zeros, in_.store.get(codes_zero_name(path)));
+    return matrix;
+  }
+
+  // The very kernel of the training step, on the final masters.
+  QuantizedMatrix chosen_codes(const ExportTensor& tensor) const {
     QuantizedMatrix matrix;
     matrix.spec = *tensor.quant.weight;
     matrix.shape = tensor.shape;
@@ -89,35 +149,128 @@ class Exporter {
 
   ExportFiles files() const {
     ExportFiles files;
-    if (fs::is_directory(in_.source)) files.source_directory = in_.source;
+    if (!in_.source.empty() && fs::is_directory(in_.source)) files.source_directory = in_.source;
     files.texts["tokenizer.json"] = in_.tokenizer.to_json();
     files.texts["tokenizer_config.json"] = in_.tokenizer.config_json();
     return files;
   }
 
-  const FinishInputs& in_;
+  const ExportInputs& in_;
+  const ExportSettings& settings_;
+  ExportCheck check_;
 };
 
+uint64_t tensor_bytes(const std::string& path) {
+  if (fs::is_regular_file(path)) return fs::file_size(path);
+  uint64_t bytes = 0;
+  for (const auto& entry : fs::directory_iterator(path))
+    if (entry.path().extension() == ".safetensors") bytes += entry.file_size();
+  return bytes;
+}
+
 }  // namespace
+
+json export_as(const ExportInputs& in, recipe::ExportFormat format, const std::string& directory,
+               const ExportSettings& settings) {
+  Exporter exporter(in, settings);
+  exporter.run(format, directory);
+  const uint64_t bytes = tensor_bytes(directory);
+  log::info("exported {} ({:.1f} MiB of tensors), read back equal bit for bit", directory,
+            double(bytes) / 1048576);
+  const Agreement& a = exporter.agreement();
+  log::info(
+      "  its logits: KL {:.2e}, same likeliest token {:.2f}%, perplexity {:.4f} (trained "
+      "{:.4f}), {} tokens of {}",
+      a.kl, 100 * a.same_likeliest, a.perplexity, a.reference_perplexity, a.tokens, in.text_name);
+  return {{"path", directory},
+          {"tensor_bytes", bytes},
+          {"verified", true},
+          {"kl", a.kl},
+          {"same_likeliest_token", a.same_likeliest},
+          {"perplexity", a.perplexity},
+          {"trained_perplexity", a.reference_perplexity},
+          {"text", in.text_name},
+          {"tokens", a.tokens}};
+}
 
 json export_all(const FinishInputs& in) {
   json done = json::object();
   if (in.recipe.exports.empty()) return done;
   const std::string root = in.recipe.out + "/export";
   fs::create_directories(root);
-  Exporter exporter(in);
+  ExportInputs inputs{.config = in.config,
+                      .config_json = in.config_json,
+                      .source = in.source,
+                      .tokenizer = in.tokenizer,
+                      .plan = in.plan,
+                      .store = in.store,
+                      .kernels = in.kernels,
+                      .stream = in.stream,
+                      .provenance = provenance_of(in.recipe)};
+  std::vector<std::string> files = in.recipe.data.eval;
+  files.insert(files.end(), in.recipe.data.train.begin(), in.recipe.data.train.end());
+  choose_text(files, tokenize_options(in.recipe, text_encoder(in.tokenizer, in.config)), inputs);
   for (const recipe::ExportFormat format : in.recipe.exports) {
     const std::string name = recipe::word_of(format);
-    const std::string directory = root + "/" + name;
-    exporter.run(format, directory);
-    uint64_t bytes = 0;
-    for (const auto& entry : fs::directory_iterator(directory))
-      if (entry.path().extension() == ".safetensors") bytes += entry.file_size();
-    log::info("exported {} ({:.1f} MiB of tensors), read back equal bit for bit", directory,
-              double(bytes) / 1048576);
-    done[name] = {{"path", directory}, {"tensor_bytes", bytes}, {"verified", true}};
+    done[name] = export_as(inputs, format, root + "/" + name);
   }
   return done;
+}
+
+std::string provenance_of(const recipe::Recipe& recipe) {
+  if (!recipe.quantize.any()) return "";
+  if (recipe.train.steps == 0)
+    return fmt::format("{} {}: quantized after training (PTQ, {}), not trained on this grid",
+                       kProgram, kVersion, recipe.quantize.preset);
+  return fmt::format("{} {}: trained on this grid for {} steps (recipe {})", kProgram, kVersion,
+                     recipe.train.steps, recipe::recipe_hash(recipe));
+}
+
+void check_exportable(recipe::ExportFormat format, const QuantPlan& plan,
+                      const ModelConfig& config) {
+  if (format != recipe::ExportFormat::gptq && format != recipe::ExportFormat::awq) return;
+  const std::string name = recipe::word_of(format);
+  const std::pair<const std::string, LinearQuant>* first = nullptr;
+  for (const auto& linear : plan.linears) {
+    if (!linear.second.weight) continue;
+    const QuantSpec& spec = *linear.second.weight;
+    const Shape shape = linear_shape(config, linear.first);
+    if (shape[0] % 32 != 0 || shape[1] % 32 != 0)
+      refuse(
+          "export: {}: {} is [{}, {}], its sizes must be multiples of 32; leave it out "
+          "(quantize.exclude) or remove the format",
+          name, linear.first, shape[0], shape[1]);
+    if (!first) first = &linear;
+    const QuantSpec& common = *first->second.weight;
+    if (spec.bits != common.bits || spec.per != common.per || spec.group != common.group ||
+        spec.symmetric() != common.symmetric())
+      refuse(
+          "export: {}: {} has {}, {} {}; the format has one grid for all matrices; choose a "
+          "preset for that target",
+          name, first->first, grid_text(common, "channel"), linear.first,
+          grid_text(spec, "channel"));
+  }
+}
+
+std::vector<std::string> kernel_warnings(recipe::ExportFormat format, const QuantPlan& plan,
+                                         const ModelConfig& config) {
+  const bool packed = format == recipe::ExportFormat::gptq || format == recipe::ExportFormat::awq;
+  if (!packed && format != recipe::ExportFormat::compressed_tensors) return {};
+  std::string first;
+  int64_t others = -1;
+  for (const auto& [path, linear] : plan.linears) {
+    if (!linear.weight || (!packed && linear.activation)) continue;
+    const Shape shape = linear_shape(config, path);
+    if (shape[1] % 128 == 0 && shape[0] % 64 == 0) continue;
+    if (first.empty()) first = fmt::format("{} is [{}, {}]", path, shape[0], shape[1]);
+    ++others;
+  }
+  if (first.empty()) return {};
+  return {fmt::format(
+      "export: {}: vLLM's Marlin kernels need inputs in multiples of 128 and outputs in multiples "
+      "of 64; {}{}",
+      recipe::word_of(format), first,
+      others > 0 ? fmt::format(", and {} others do not fit either", others) : "")};
 }
 
 }  // namespace qat

@@ -1,12 +1,61 @@
-// The exports of a run: what was trained, written as it is deployed, read back and compared.
+// Exports of a model: what was trained, written as it is deployed, read back, compared bit for bit
+// and then by what it computes.
 #pragma once
 
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/data/batch.h"
+#include "engine/data/tokenize.h"
+#include "engine/io/safetensors.h"
 #include "recipes/run/finish.h"
 
 namespace qat {
 
-/// Writes every format the recipe asks for under export/, verifies each, and returns what
-/// result.json says of them. Throws Error(not_verified).
+/// A model and what exporting it needs.
+struct ExportInputs {
+  const ModelConfig& config;
+  std::string config_json;  ///< Hugging Face's
+  std::string source;       ///< directory whose chat template and the like go along; may be empty
+  const Tokenizer& tokenizer;
+  const QuantPlan& plan;
+  Store& store;  ///< with its rope table
+  const KernelTable& kernels;
+  Stream& stream;
+  std::string provenance;        ///< ExportModel::provenance of quantized formats
+  std::vector<Batch> text = {};  ///< what logits are compared on
+  std::string text_name = {};
+};
+
+struct ExportSettings {
+  std::optional<StoredType> type;  ///< of what is not quantized; nothing: the format's usual one
+  uint64_t max_shard_bytes = uint64_t(5) << 30;
+};
+
+/// Writes and verifies one format; returns what result.json says of it. Throws Error(not_verified)
+/// when the file does not read back as it is, or does not compute what the model computes.
+nlohmann::json export_as(const ExportInputs& inputs, recipe::ExportFormat format,
+                         const std::string& directory, const ExportSettings& settings = {});
+
+/// Every format the recipe asks for, under export/.
 nlohmann::json export_all(const FinishInputs& inputs);
+
+/// A few windows of the first of `files` that can be read, else of a text that is built in.
+/// `tokenize` as for evaluation.
+void choose_text(const std::vector<std::string>& files, const TokenizeOptions& tokenize,
+                 ExportInputs& inputs);
+
+/// "qat-train 0.1.0, trained on this grid (...)", or that it was quantized without training.
+std::string provenance_of(const recipe::Recipe& recipe);
+
+/// Refuses what a format cannot hold of this model, before anything is trained: GPTQ and AWQ have
+/// one grid for all matrices, and sizes in multiples of 32.
+void check_exportable(recipe::ExportFormat format, const QuantPlan& plan,
+                      const ModelConfig& config);
+
+/// What no known kernel runs for the sizes of this model; for the log.
+std::vector<std::string> kernel_warnings(recipe::ExportFormat format, const QuantPlan& plan,
+                                         const ModelConfig& config);
 
 }  // namespace qat

@@ -39,6 +39,9 @@ ModelBundle open_run(const std::string& path, Store& store) {
   if (!found.checkpoint)
     refuse("{}: this run has no whole checkpoint yet; run qat-train on its recipe first", path);
   restore_model(*found.checkpoint, bundle.config, store);
+  bundle.weight_dtype = store.get("model.embed_tokens.weight").dtype;
+  if (!recipe.model.scratch()) bundle.source = recipe.model.from.path;
+  bundle.recipe = recipe;
   return bundle;
 }
 
@@ -56,7 +59,8 @@ ModelBundle open_model(const std::string& path, Store& store) {
   bundle.config = source->config();
   bundle.config_json = source->config_json();
   bundle.tokenizer = Tokenizer::open(path);
-  load_parameters(*source, store, "", DType::f32, Category::masters);
+  bundle.source = path;
+  bundle.plan = load_deployed(*source, store, DType::f32, Category::masters);
   return bundle;
 }
 

@@ -3,9 +3,11 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "engine/core/log.h"
 #include "models/evaluate.h"
 #include "recipes/run/command.h"
 #include "recipes/run/model_bundle.h"
+#include "recipes/run/quant_summary.h"
 
 int main(int argc, char** argv) {
   using namespace qat;
@@ -45,6 +47,7 @@ int main(int argc, char** argv) {
     spec.plan = bundle.plan;
     spec.fuse = Switch::on;
     spec.build.dtype = dtype == "fp32" ? DType::f32 : DType::bf16;
+    spec.build.weight_dtype = bundle.weight_dtype;
     Stream stream(threads);
     const Perplexity result =
         evaluate_perplexity(spec, store, cpu_kernels(), stream, windows, rows);
@@ -56,9 +59,12 @@ int main(int argc, char** argv) {
                                            {"tokens", result.tokens},
                                            {"nll", result.nll},
                                            {"perplexity", result.perplexity},
-                                           {"quantized_linears", bundle.plan.linears.size()}};
+                                           {"quantized_linears", bundle.plan.linears.size()},
+                                           {"quantization", quantization_json(bundle.plan)}};
       std::printf("%s\n", line.dump().c_str());
     } else {
+      for (const std::string& line : quantization_lines(bundle.plan))
+        log::info("quantized as it is served: {}", line);
       std::printf("perplexity %.4f  (nll %.6f, %ld tokens in %ld windows of %ld)\n",
                   result.perplexity, result.nll, long(result.tokens), long(result.windows),
                   long(context));

@@ -35,6 +35,7 @@ int main(int argc, char** argv) {
     spec.plan = bundle.plan;
     spec.fuse = Switch::on;
     spec.build.dtype = dtype == "fp32" ? DType::f32 : DType::bf16;
+    spec.build.weight_dtype = bundle.weight_dtype;
     Stream stream(threads);
     const int64_t context =
         std::min(bundle.config.max_positions, int64_t(ids.size()) + sampling.max_tokens);

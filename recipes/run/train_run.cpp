@@ -19,6 +19,7 @@
 #include "models/memory_plan.h"
 #include "models/prepare.h"
 #include "recipes/run/checkpointing.h"
+#include "recipes/run/exporting.h"
 #include "recipes/run/finish.h"
 #include "recipes/run/model_bundle.h"
 #include "recipes/run/quant_setup.h"
@@ -31,17 +32,6 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 namespace {
-
-// What an exporter cannot write is refused before anything is trained.
-void check_exports(const recipe::Recipe& recipe) {
-  const recipe::ActivationQuant& activations = recipe.quantize.activations;
-  for (const recipe::ExportFormat format : recipe.exports)
-    if (format == recipe::ExportFormat::compressed_tensors && activations.bits &&
-        activations.per == recipe::ActivationPer::tensor && activations.dynamic)
-      refuse(
-          "export: compressed-tensors has no dynamic scale per tensor; set "
-          "quantize.activations.per: token, or quantize.activations.dynamic: false");
-}
 
 class TrainRun {
  public:
@@ -168,7 +158,8 @@ void TrainRun::open_model_description() {
     refuse("distill.teacher: it has {} tokens, the model {}; both need one tokenizer",
            teacher_config_->vocab, config_.vocab);
   quant_ = make_quant_setup(recipe_.quantize, config_);
-  check_exports(recipe_);
+  for (const recipe::ExportFormat format : recipe_.exports)
+    check_exportable(format, quant_.plan, config_);
   make_schedules();
 }
 
@@ -191,6 +182,9 @@ void TrainRun::save_model_description() const {
 void TrainRun::describe() const {
   for (const std::string& warning : recipe_.warnings) log::warn("{}", warning);
   for (const std::string& note : quant_.notes) log::warn("{}", note);
+  for (const recipe::ExportFormat format : recipe_.exports)
+    for (const std::string& warning : kernel_warnings(format, quant_.plan, config_))
+      log::warn("{}", warning);
   log::info("recipe {}  backend cpu ({}, {} threads)", recipe::recipe_hash(recipe_), cpu_isa(),
             stream_.threads());
   log::info("model {}: {} layers, {:.1f}M parameters, {} of {} linears quantized ({})",

@@ -4,10 +4,10 @@
 
 #include "engine/io/json.h"
 #include "models/code_packing.h"
-#include "models/compressed_weights.h"
 #include "models/export/compressed_tensors.h"
 #include "models/export/huggingface.h"
 #include "models/source.h"
+#include "models/stored_codes.h"
 #include "tests/export/small_model.h"
 #include "tests/io/files.h"
 
@@ -259,7 +259,7 @@ TEST(ExportCompressedTensors, WritesTheCodesOfEveryScheme) {
     for (const SafetensorsTensor& tensor : stored->tensors())
       if (tensor.name.starts_with(module)) parts.push_back(tensor.name.substr(module.size()));
     EXPECT_EQ(parts, scheme.parts);
-    const auto codes = open_compressed_weights(out);
+    const auto codes = open_stored_codes(out);
     for (const ExportTensor& tensor : model.tensors) {
       EXPECT_EQ(codes->is_quantized(tensor.name), tensor.quantized()) << tensor.name;
       if (tensor.quantized()) {
@@ -354,7 +354,7 @@ TEST(CompressedWeights, RefusesDamage) {
     folder.write("ct/config.json", bad.dump());
     return refusal([&] { ModelSource::open(folder.file("ct")); });
   };
-  expect_mentions(refused("/quant_method", "gptq"), "compressed-tensors");
+  expect_mentions(refused("/quant_method", "fp8"), "compressed-tensors");
   expect_mentions(refused("/config_groups", {}), "config_groups");
   expect_mentions(refused("/ignore", {"model.layers.0.mlp.up_proj"}), "does not target");
   expect_mentions(refused("/config_groups/group_0/targets", {"re:.*"}), "regular expression");

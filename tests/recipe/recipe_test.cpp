@@ -128,6 +128,32 @@ TEST(Recipe, WarnsOfWhatIsLegalButOdd) {
   EXPECT_TRUE(parsed("quantize: w4a8\n").warnings.empty());
 }
 
+TEST(Recipe, WarnsOfWhatNoKernelRuns) {
+  EXPECT_TRUE(warns(parsed("quantize: w4a8\nexport: [gptq]\n"), "export: gptq: stores weights"));
+  EXPECT_TRUE(warns(parsed("quantize: w4a8\nexport: [compressed-tensors]\n"),
+                    "export: compressed-tensors: 4-bit weights"));
+  EXPECT_TRUE(warns(parsed("quantize: awq_w4_g128\nexport: [gptq]\n"),
+                    "export: gptq: zero points are written as gptq_v2"));
+  EXPECT_TRUE(warns(parsed("quantize: {preset: gptq_w4_g128, weights: {group: 256}}\n"
+                           "export: [compressed-tensors, gptq]\n"),
+                    "export: gptq: no known kernel has groups of 256"));
+  for (const char* fine :
+       {"quantize: gptq_w4_g128\nexport: [gptq]\n", "quantize: gptq_w8\nexport: [gptq]\n",
+        "quantize: awq_w4_g128\nexport: [awq]\n",
+        "quantize: ct_w4a16_g128\nexport: [compressed-tensors, gptq]\n",
+        "quantize: ct_w8a8\nexport: [compressed-tensors]\n"})
+    EXPECT_TRUE(parsed(fine).warnings.empty()) << fine;
+}
+
+TEST(Recipe, StaticActivationsSaturateAsTheyAreServed) {
+  const Recipe fixed = parsed("quantize: {preset: w8a8, activations: {dynamic: false}}\n");
+  EXPECT_EQ(fixed.quantize.activations.range, SymmetricRange::full);
+  EXPECT_EQ(fixed.quantize.activations.per, ActivationPer::tensor);
+  const Recipe by_hand =
+      parsed("quantize: {preset: w8a8, activations: {dynamic: false, range: strict}}\n");
+  EXPECT_EQ(by_hand.quantize.activations.range, SymmetricRange::strict);
+}
+
 TEST(Recipe, EveryShippedRecipeReadsAndReadsBack) {
   setenv("QAT_TEST_DATA", "/data", 0);
   int count = 0;

@@ -432,7 +432,8 @@ void add_output_rows(std::vector<Field>& rows) {
                          "Above 0 draws at random; 0 takes the likeliest token."));
   rows.push_back(QAT_ROW_AS("export", exports, word(), Matters::no,
                             "What to write at the end: hf (weights on their grid, F32), hf-master "
-                            "(the high-precision weights), compressed-tensors (integer codes)."));
+                            "(the high-precision weights), compressed-tensors, gptq, awq (integer "
+                            "codes)."));
 }
 
 }  // namespace

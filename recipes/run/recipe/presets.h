@@ -18,5 +18,7 @@ const std::vector<Preset>& presets();
 /// Refuses nothing: the name was checked against the table's words.
 const Preset& preset_named(const std::string& name);
 std::vector<std::string> preset_names();
+/// Sets the preset and everything it decides.
+void apply_preset(const Preset& preset, QuantizeOptions& quantize);
 
 }  // namespace qat::recipe

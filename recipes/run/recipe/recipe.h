@@ -25,7 +25,7 @@ enum class OptimizerKind { adamw };
 enum class MasterWeights { fp32, bf16_stochastic };
 enum class RecomputePolicy { off, cheap, block };
 enum class Metric { perplexity };
-enum class ExportFormat { hf, hf_master, compressed_tensors };
+enum class ExportFormat { hf, hf_master, compressed_tensors, gptq, awq };
 enum class SmoothMode { off, fixed, search };
 
 /// A key that is one of a few words or a path; `path` is set only when the word is E::path.
@@ -85,6 +85,14 @@ struct WeightQuant {
   /// The group was written in the recipe, not taken from the preset: a matrix it does not divide is
   /// refused instead of falling back.
   bool group_by_hand = false;
+  /// What becomes of a matrix whose rows the preset's groups do not divide; goes with the preset:
+  /// int8 a channel, the largest smaller group (64, 32) that divides it, or the one that divides
+  /// all of them (for formats with one group size), else a scale a channel.
+  enum class Fallback {
+    int8_rows,
+    smaller_group,
+    smaller_group_for_all
+  } fallback = Fallback::int8_rows;
 
   QuantSpec spec() const;
 };

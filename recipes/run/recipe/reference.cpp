@@ -79,6 +79,9 @@ begins with `# yaml-language-server: $schema=recipe.schema.json`.
 | `quickstart.yaml` | SmolLM2-135M-Instruct to 8-bit weights and activations, a few minutes on a CPU |
 | `stories-w8a8.yaml` | the same path for a 260K-parameter story model, in under a minute |
 | `smollm2-w4a8.yaml` | SmolLM2-135M-Instruct to 4-bit weights and 8-bit activations |
+| `smollm2-w4a16.yaml` | the same model to compressed-tensors W4A16, for vLLM |
+| `smollm2-gptq.yaml` | to GPTQ, and the same codes to compressed-tensors |
+| `smollm2-awq.yaml` | to AWQ's container, with zero points |
 | `pretrain-tiny.yaml` | a small story model from nothing, quantized in the last third |
 
 ## How a recipe is read

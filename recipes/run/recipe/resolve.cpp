@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "engine/core/error.h"
+#include "recipes/run/recipe/export_targets.h"
 #include "recipes/run/recipe/field.h"
 #include "recipes/run/recipe/parse_value.h"
 #include "recipes/run/recipe/presets.h"
@@ -81,6 +82,9 @@ void fill_quantize(Recipe& recipe, const Sources& sources) {
 
   ActivationQuant& activations = recipe.quantize.activations;
   if (!activations.dynamic && !sources.by_hand(a + "per")) activations.per = ActivationPer::tensor;
+  // Static codes saturate at -128 where they are served.
+  if (!activations.dynamic && activations.symmetric && !sources.by_hand(a + "range"))
+    activations.range = SymmetricRange::full;
   if (!sources.by_hand(a + "scale") && !activations.symmetric &&
       activations.scale != ScaleRule::mse)
     activations.scale = ScaleRule::min_max;
@@ -253,18 +257,39 @@ void check_out(const Recipe& recipe, const Sources& sources) {
                     "choose another one");
 }
 
+/// A grid that a format of `export` cannot hold.
+void check_targets(const Recipe& recipe, const Sources& sources) {
+  for (const ExportFormat format : recipe.exports) {
+    const auto found = misfit(recipe.quantize, format);
+    if (!found) continue;
+    if (sources.by_hand(found->key))
+      refuse_together(sources, found->key,
+                      fmt::format("{} where export lists {}", found->expected, word_of(format)),
+                      found->got, "change it, or remove the format");
+    // Nobody wrote that key: the preset and the list of formats do not go together.
+    refuse_together(sources, "export",
+                    fmt::format("{} {} beside {}", found->key, found->expected, word_of(format)),
+                    fmt::format("{} of preset {}", found->got, recipe.quantize.preset),
+                    "choose a preset for that target, or remove the format");
+  }
+}
+
 void check_outputs(Recipe& recipe, Sources& sources) {
   if (!recipe.evaluate.metrics.empty() && recipe.data.eval.empty())
     refuse_together(sources, "evaluate.metrics", "data.eval beside perplexity", "no text",
                     "set data.eval, or remove evaluate");
   auto& exports = recipe.exports;
-  const auto integers = std::find(exports.begin(), exports.end(), ExportFormat::compressed_tensors);
-  if (integers != exports.end() && !recipe.quantize.weights.bits) {
+  for (const ExportFormat format :
+       {ExportFormat::compressed_tensors, ExportFormat::gptq, ExportFormat::awq}) {
+    const auto integers = std::find(exports.begin(), exports.end(), format);
+    if (integers == exports.end() || recipe.quantize.weights.bits) continue;
+    const std::string name = word_of(format);
     if (!sources.outdated("export", {"quantize"}))
-      refuse_together(sources, "export", "quantized weights for compressed-tensors",
+      refuse_together(sources, "export", fmt::format("quantized weights for {}", name),
                       "quantize.weights.bits: none", "set quantize.preset, or remove the format");
     exports.erase(integers);
-    recipe.warnings.push_back("export: compressed-tensors left out: the weights are not quantized");
+    recipe.warnings.push_back(
+        fmt::format("export: {} left out: the weights are not quantized", name));
   }
 }
 
@@ -285,6 +310,8 @@ void add_warnings(Recipe& recipe, const Sources& sources) {
           "quantize.weights.group: no deployment format has groups of {}; take a multiple of 32",
           weights.group));
   }
+  for (const ExportFormat format : recipe.exports)
+    for (const std::string& line : target_warnings(quantize, format)) lines.push_back(line);
   if (quantize.any() && train.steps > 0 && train.warmup_bf16 >= train.steps)
     lines.push_back(
         fmt::format("train.warmup_bf16: {} of {} steps, so no step trains with quantization",
@@ -314,9 +341,7 @@ Recipe resolve(const Assignments& written, const std::string& name) {
     field.set(recipe, parse_value(field, found->second.node));
   };
   read("quantize.preset");
-  const Preset& preset = preset_named(recipe.quantize.preset);
-  recipe.quantize.weights = preset.weights;
-  recipe.quantize.activations = preset.activations;
+  apply_preset(preset_named(recipe.quantize.preset), recipe.quantize);
   for (const auto& field : recipe_fields()) read(field.key);
 
   Sources sources(written, name);
@@ -326,6 +351,7 @@ Recipe resolve(const Assignments& written, const std::string& name) {
   check_quantize(recipe, sources);
   check_train(recipe, sources);
   check_outputs(recipe, sources);
+  check_targets(recipe, sources);
   check_out(recipe, sources);
   add_warnings(recipe, sources);
   return recipe;

@@ -47,7 +47,7 @@ QAT_WORDS(MasterWeights, {"fp32", fp32}, {"bf16_stochastic", bf16_stochastic})
 QAT_WORDS(RecomputePolicy, {"off", off}, {"cheap", cheap}, {"block", block})
 QAT_WORDS(Metric, {"perplexity", perplexity})
 QAT_WORDS(ExportFormat, {"hf", hf}, {"hf-master", hf_master},
-          {"compressed-tensors", compressed_tensors})
+          {"compressed-tensors", compressed_tensors}, {"gptq", gptq}, {"awq", awq})
 // Of a WordOrPath: the words beside E::path.
 QAT_WORDS(ModelOrigin, {"scratch", scratch})
 QAT_WORDS(TeacherKind, {"none", none}, {"self", self})

@@ -1,0 +1,78 @@
+#include "recipes/run/quant_summary.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace qat {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+bool same_scheme(const LinearQuant& a, const LinearQuant& b) {
+  return a.weight == b.weight && a.activation == b.activation &&
+         a.static_activation == b.static_activation;
+}
+
+std::vector<std::pair<LinearQuant, int64_t>> schemes(const QuantPlan& plan) {
+  std::vector<std::pair<LinearQuant, int64_t>> found;
+  for (const auto& [path, linear] : plan.linears) {
+    const LinearQuant& quant = linear;
+    const auto at = std::find_if(found.begin(), found.end(),
+                                 [&](const auto& s) { return same_scheme(s.first, quant); });
+    if (at == found.end())
+      found.emplace_back(quant, 1);
+    else
+      ++at->second;
+  }
+  return found;
+}
+
+Json grid_json(const QuantSpec& spec, const char* row_word) {
+  Json json = {{"bits", spec.bits},
+               {"symmetric", spec.symmetric()},
+               {"per", spec.per == Per::tensor  ? "tensor"
+                       : spec.per == Per::group ? "group"
+                                                : row_word}};
+  if (spec.per == Per::group) json["group"] = spec.group;
+  return json;
+}
+
+}  // namespace
+
+std::string grid_text(const QuantSpec& spec, const char* row_word) {
+  const std::string per = spec.per == Per::group    ? fmt::format("group of {}", spec.group)
+                          : spec.per == Per::tensor ? "tensor"
+                                                    : row_word;
+  return fmt::format("int{} per {}{}", spec.bits, per, spec.symmetric() ? "" : " with zero points");
+}
+
+Json quantization_json(const QuantPlan& plan) {
+  Json list = Json::array();
+  for (const auto& [quant, count] : schemes(plan)) {
+    Json scheme = {{"linears", count}, {"weights", nullptr}, {"activations", nullptr}};
+    if (quant.weight) scheme["weights"] = grid_json(*quant.weight, "channel");
+    if (quant.activation) {
+      scheme["activations"] = grid_json(*quant.activation, "token");
+      scheme["activations"]["dynamic"] = !quant.static_activation;
+    }
+    list.push_back(std::move(scheme));
+  }
+  return list;
+}
+
+std::vector<std::string> quantization_lines(const QuantPlan& plan) {
+  std::vector<std::string> lines;
+  for (const auto& [quant, count] : schemes(plan)) {
+    std::string line = fmt::format("{} linears: ", count);
+    line += quant.weight ? "weights " + grid_text(*quant.weight, "channel") : "weights as they are";
+    if (quant.activation)
+      line += fmt::format(", {}activations {}", quant.static_activation ? "static " : "",
+                          grid_text(*quant.activation, "token"));
+    lines.push_back(std::move(line));
+  }
+  return lines;
+}
+
+}  // namespace qat

@@ -1,0 +1,20 @@
+// What a plan quantizes, for people and for --json.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "engine/quant/quant_plan.h"
+
+namespace qat {
+
+/// One object for each different scheme: how many linears have it, "weights" and "activations"
+/// (bits, symmetric, per, group, dynamic), or null where that side is not quantized.
+nlohmann::ordered_json quantization_json(const QuantPlan& plan);
+/// "210 linears: int4 weights per group of 32, int8 activations per token".
+std::vector<std::string> quantization_lines(const QuantPlan& plan);
+/// "int4 per group of 32, symmetric". row_word: "channel" or "token".
+std::string grid_text(const QuantSpec& spec, const char* row_word);
+
+}  // namespace qat

@@ -1,0 +1,97 @@
+#include "recipes/run/recipe/export_targets.h"
+
+#include <fmt/format.h>
+
+#include "recipes/run/recipe/words.h"
+
+namespace qat::recipe {
+namespace {
+
+std::string number(int64_t value) {
+  return fmt::format("{}", value);
+}
+
+bool negative_scales(const WeightQuant& weights) {
+  return weights.scale == ScaleRule::signed_max || weights.scale == ScaleRule::mse_signed;
+}
+
+std::optional<Misfit> compressed_tensors_misfit(const QuantizeOptions& quantize) {
+  const WeightQuant& weights = quantize.weights;
+  const ActivationQuant& activations = quantize.activations;
+  if (!weights.bits) return std::nullopt;  // said where the export list is checked
+  if (negative_scales(weights))
+    return Misfit{"quantize.weights.scale", "a rule with positive scales", word_of(weights.scale)};
+  if (!activations.bits && *weights.bits != 2 && *weights.bits != 4 && *weights.bits != 8)
+    return Misfit{"quantize.weights.bits", "2, 4 or 8, which pack into words",
+                  number(*weights.bits)};
+  if (activations.bits && activations.dynamic && activations.per == ActivationPer::tensor)
+    return Misfit{"quantize.activations.per", "token, or quantize.activations.dynamic: false,",
+                  "tensor"};
+  return std::nullopt;
+}
+
+// GPTQ and AWQ: packed words, scales in f16.
+std::optional<Misfit> packed_misfit(const WeightQuant& weights, ExportFormat format) {
+  if (!weights.bits) return Misfit{"quantize.weights.bits", "a number", "none"};
+  const bool awq = format == ExportFormat::awq;
+  const int64_t bits = *weights.bits;
+  if (awq ? bits != 4 : bits != 2 && bits != 4 && bits != 8)
+    return Misfit{"quantize.weights.bits", awq ? "4" : "2, 4 or 8", number(bits)};
+  if (weights.per == Per::tensor)
+    return Misfit{"quantize.weights.per", "group or channel", "tensor"};
+  if (negative_scales(weights))
+    return Misfit{"quantize.weights.scale", "a rule with positive scales", word_of(weights.scale)};
+  if (weights.scale_type != ScaleType::f16 && weights.scale_type != ScaleType::portable)
+    return Misfit{"quantize.weights.scale_type", "f16 or portable", word_of(weights.scale_type)};
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<Misfit> misfit(const QuantizeOptions& quantize, ExportFormat format) {
+  switch (format) {
+    case ExportFormat::compressed_tensors:
+      return compressed_tensors_misfit(quantize);
+    case ExportFormat::gptq:
+    case ExportFormat::awq:
+      return packed_misfit(quantize.weights, format);
+    case ExportFormat::hf:
+    case ExportFormat::hf_master:
+      break;
+  }
+  return std::nullopt;
+}
+
+std::vector<std::string> target_warnings(const QuantizeOptions& quantize, ExportFormat format) {
+  std::vector<std::string> lines;
+  const WeightQuant& weights = quantize.weights;
+  const ActivationQuant& activations = quantize.activations;
+  const bool packed = format == ExportFormat::gptq || format == ExportFormat::awq;
+  if (!weights.bits || (!packed && format != ExportFormat::compressed_tensors)) return lines;
+  const auto say = [&](const std::string& text) {
+    lines.push_back(fmt::format("export: {}: {}", word_of(format), text));
+  };
+  if (packed && activations.bits)
+    say("stores weights only; what serves it will not quantize the activations this run trains "
+        "with");
+  if (packed && weights.per == Per::group && weights.group != 32 && weights.group != 64 &&
+      weights.group != 128)
+    say(fmt::format("no known kernel has groups of {}; vLLM's have 32, 64 or 128", weights.group));
+  if (format == ExportFormat::gptq && !weights.symmetric)
+    say("zero points are written as gptq_v2, which vLLM does not take (GPTQModel does)");
+  if (format == ExportFormat::gptq && *weights.bits == 2)
+    say("vLLM takes 4 and 8 bits only (GPTQModel takes 2)");
+  if (packed) return lines;
+  if (activations.bits && *activations.bits != 8)
+    say(fmt::format("no known kernel multiplies {}-bit activations", *activations.bits));
+  if (activations.bits && *weights.bits == 8 && (!weights.symmetric || weights.per == Per::group))
+    say("vLLM's int8 kernels take symmetric weights per channel or tensor only");
+  if (activations.bits && *weights.bits == 4)
+    say("4-bit weights beside 8-bit activations run in vLLM on the CPU, and in transformers");
+  if (!activations.bits && weights.per == Per::group && weights.group != 32 &&
+      weights.group != 64 && weights.group != 128)
+    say(fmt::format("vLLM's Marlin kernels have groups of 32, 64 or 128, not {}", weights.group));
+  return lines;
+}
+
+}  // namespace qat::recipe

@@ -1,0 +1,23 @@
+// Which grids the formats of a recipe's `export` can hold.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "recipes/run/recipe/recipe.h"
+
+namespace qat::recipe {
+
+/// A key whose value a format cannot hold.
+struct Misfit {
+  std::string key, expected, got;
+};
+
+/// The first key in the way of an export; nothing if the format holds the grid.
+std::optional<Misfit> misfit(const QuantizeOptions& quantize, ExportFormat format);
+
+/// What a format holds but no known runtime computes with, and what it leaves out; for the log.
+std::vector<std::string> target_warnings(const QuantizeOptions& quantize, ExportFormat format);
+
+}  // namespace qat::recipe
