@@ -7,6 +7,7 @@
 #include "models/export/compressed_tensors.h"
 #include "models/export/huggingface.h"
 #include "recipes/run/recipe/words.h"
+#include "recipes/run/tokenizer_files.h"
 
 namespace qat {
 
@@ -90,8 +91,7 @@ class Exporter {
   ExportFiles files() const {
     ExportFiles files;
     if (fs::is_directory(in_.source)) files.source_directory = in_.source;
-    files.texts["tokenizer.json"] = in_.tokenizer.to_json();
-    files.texts["tokenizer_config.json"] = in_.tokenizer.config_json();
+    files.texts = tokenizer_files(in_.tokenizer, in_.chat_template);
     return files;
   }
 

@@ -18,6 +18,7 @@ struct FinishInputs {
   std::string config_json;  ///< Hugging Face's
   std::string source;       ///< path of the source model; empty for one from scratch
   const Tokenizer& tokenizer;
+  std::string chat_template;  ///< in place of the tokenizer's own; empty: its own
   const QuantPlan& plan;
   Store& store;
   const KernelTable& kernels;

@@ -34,6 +34,7 @@ int main(int argc, char** argv) {
     fill_rope_table(bundle.config, store, "");
     TokenizeOptions tokenize;
     tokenize.encoder = text_encoder(*bundle.tokenizer, bundle.config);
+    tokenize.read.format = DataFormat::text;
     if (bos && bundle.tokenizer->bos_id() < 0)
       refuse("--bos: the tokenizer of {} has no beginning-of-text token", model);
     const auto windows = EvalWindows::open(text, tokenize,

@@ -7,6 +7,7 @@
 
 #include "engine/core/log.h"
 #include "engine/io/atomic_file.h"
+#include "engine/io/json.h"
 #include "engine/train/checkpoint_failures.h"
 #include "engine/train/metrics.h"
 #include "engine/train/progress.h"
@@ -18,11 +19,13 @@
 #include "models/families.h"
 #include "models/memory_plan.h"
 #include "models/prepare.h"
+#include "models/tokenizer/chat_template.h"
 #include "recipes/run/checkpointing.h"
 #include "recipes/run/finish.h"
 #include "recipes/run/model_bundle.h"
 #include "recipes/run/quant_setup.h"
 #include "recipes/run/scratch_model.h"
+#include "recipes/run/tokenizer_files.h"
 #include "recipes/run/training_setup.h"
 
 namespace qat {
@@ -31,6 +34,8 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 namespace {
+
+constexpr size_t kChatTemplateBytes = size_t(16) << 20;
 
 // What an exporter cannot write is refused before anything is trained.
 void check_exports(const recipe::Recipe& recipe) {
@@ -82,6 +87,8 @@ class TrainRun {
   void save_model_description() const;
   void describe() const;
   void open_data();
+  TokenizeOptions tokenizing() const;
+  void show_first_answer() const;
   void load_weights();
   void make_trainer();
   bool resume();
@@ -105,6 +112,7 @@ class TrainRun {
   std::unique_ptr<RunLock> lock_;
   std::unique_ptr<ModelSource> source_;
   std::unique_ptr<Tokenizer> tokenizer_;
+  std::string chat_template_;  ///< of data.chat_template; empty: the tokenizer's own
   ModelConfig config_;
   std::optional<ModelConfig> teacher_config_;
   QuantSetup quant_;
@@ -161,6 +169,14 @@ void TrainRun::open_model_description() {
     config_ = source_->config();
     tokenizer_ = Tokenizer::open(recipe_.model.from.path);
   }
+  if (recipe_.data.chat_template.word == recipe::TemplateKind::path) {
+    chat_template_ = read_text_file(recipe_.data.chat_template.path, kChatTemplateBytes);
+    try {
+      ChatTemplate(*tokenizer_, chat_template_);
+    } catch (const Error& error) {
+      refuse("data.chat_template: {}: {}", recipe_.data.chat_template.path, error.what());
+    }
+  }
   if (recipe_.distill.teacher.word == recipe::TeacherKind::self) teacher_config_ = config_;
   if (recipe_.distill.teacher.word == recipe::TeacherKind::path)
     teacher_config_ = ModelSource::open(recipe_.distill.teacher.path)->config();
@@ -184,8 +200,8 @@ void TrainRun::save_model_description() const {
   fs::create_directories(model);
   write_file_atomically(directory_.recipe(), recipe::to_yaml(recipe_));
   write_file_atomically(model + "/config.json", config_json());
-  write_file_atomically(model + "/tokenizer.json", tokenizer_->to_json());
-  write_file_atomically(model + "/tokenizer_config.json", tokenizer_->config_json());
+  for (const auto& [name, text] : tokenizer_files(*tokenizer_, chat_template_))
+    write_file_atomically(model + "/" + name, text);
 }
 
 void TrainRun::describe() const {
@@ -208,12 +224,50 @@ void TrainRun::describe() const {
 
 void TrainRun::open_data() {
   if (recipe_.train.steps == 0 && !needs_calibration(quant_.plan, prepare_options(recipe_))) return;
-  data_ = Dataset::open(recipe_.data.train,
-                        tokenize_options(recipe_, text_encoder(*tokenizer_, config_)),
-                        dataset_options(recipe_, config_));
-  log::info("data: {} documents, {} tokens, {} sequences of {} an epoch",
-            data_->summary().documents, data_->summary().tokens, data_->sequences(),
-            recipe_.data.sequence);
+  data_ = Dataset::open(recipe_.data.train, tokenizing(), dataset_options(recipe_, config_));
+  const DatasetSummary& summary = data_->summary();
+  log::info("data: {} documents, {} tokens, {} sequences of {} an epoch", summary.documents,
+            summary.tokens, data_->sequences(), recipe_.data.sequence);
+  if (summary.empty_documents > 0)
+    log::warn("data: {} records hold nothing to train on and are left out",
+              summary.empty_documents);
+  if (summary.masked_documents == 0) return;
+  log::info("data: the loss counts on the answers of {} documents only", summary.masked_documents);
+  if (summary.truncated_documents > 0)
+    log::warn(
+        "data: {} of them are longer than data.sequence, {} tokens, and lose the end of their "
+        "answer; {} of those are left out, since nothing of their answer fits",
+        summary.truncated_documents, recipe_.data.sequence, summary.unanswered_documents);
+  show_first_answer();
+}
+
+TokenizeOptions TrainRun::tokenizing() const {
+  return tokenize_options(recipe_, text_encoder(*tokenizer_, config_), [this] {
+    return make_chat_renderer(
+        chat_template_.empty() ? std::make_shared<const ChatTemplate>(*tokenizer_)
+                               : std::make_shared<const ChatTemplate>(*tokenizer_, chat_template_));
+  });
+}
+
+// Which tokens count is easily got wrong by a field's name or a template: QAT_LOG=debug shows it.
+void TrainRun::show_first_answer() const {
+  for (const DataSource& source : data_->sources()) {
+    if (!source.tokens->info().has_mask) continue;
+    const size_t length = size_t(source.tokens->document_ends().front());
+    std::vector<int32_t> ids(length);
+    std::vector<uint8_t> counted(length);
+    source.tokens->read(0, ids);
+    source.tokens->read_mask(0, counted);
+    std::string text;
+    for (size_t begin = 0, end = 0; begin < length; begin = end) {
+      while (end < length && counted[end] == counted[begin]) ++end;
+      const std::string part =
+          tokenizer_->decode({ids.begin() + ptrdiff_t(begin), ids.begin() + ptrdiff_t(end)}, false);
+      text += counted[begin] ? "[[" + part + "]]" : part;
+    }
+    log::debug("{}: its first document, what counts between [[ and ]]:\n{}", source.path, text);
+    return;
+  }
 }
 
 void TrainRun::load_weights() {
@@ -295,8 +349,11 @@ bool TrainRun::resume() {
 json TrainRun::evaluate(const char* label, const QuantPlan& plan) {
   json result = json::object();
   for (const std::string& path : recipe_.data.eval) {
+    TokenizeOptions tokenize = tokenizing();
+    // data.format is that of the training files.
+    if (tokenize.read.format != DataFormat::text) tokenize.read.format = DataFormat::automatic;
     const auto windows = EvalWindows::open(
-        path, tokenize_options(recipe_, text_encoder(*tokenizer_, config_)),
+        path, tokenize,
         {.window = recipe_.evaluate.context, .max_windows = recipe_.evaluate.max_windows});
     ForwardSpec spec;
     spec.config = config_;
@@ -426,6 +483,7 @@ void TrainRun::finish() {
                       .config_json = config_json(),
                       .source = source_ ? source_->path() : "",
                       .tokenizer = *tokenizer_,
+                      .chat_template = chat_template_,
                       .plan = quant_.plan,
                       .store = store_,
                       .kernels = kernels_,

@@ -115,9 +115,11 @@ TrainerSettings trainer_settings(const recipe::Recipe& recipe, const TrainingSpe
   return settings;
 }
 
-TokenizeOptions tokenize_options(const recipe::Recipe& recipe, const TextEncoder& encoder) {
+TokenizeOptions tokenize_options(const recipe::Recipe& recipe, const TextEncoder& encoder,
+                                 std::function<ChatRenderer()> renderer) {
   TokenizeOptions options;
   options.encoder = encoder;
+  options.read.renderer = std::move(renderer);
   switch (recipe.data.format) {
     case recipe::DataFormat::by_extension:
       options.read.format = DataFormat::automatic;
@@ -136,6 +138,7 @@ TokenizeOptions tokenize_options(const recipe::Recipe& recipe, const TextEncoder
   options.read.fields.prompt = recipe.data.prompt_field;
   options.read.fields.completion = recipe.data.completion_field;
   options.read.fields.messages = recipe.data.messages_field;
+  options.read.fields.separator = recipe.data.separator;
   switch (recipe.data.cache.word) {
     case recipe::CacheKind::run:
       options.cache_directory = recipe.out + "/cache";

@@ -21,7 +21,8 @@ Schedule learning_rate_schedule(const recipe::Recipe& recipe, const QuantSchedul
 TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& config,
                            const std::optional<ModelConfig>& teacher, const QuantPlan& plan);
 TrainerSettings trainer_settings(const recipe::Recipe& recipe, const TrainingSpec& spec);
-TokenizeOptions tokenize_options(const recipe::Recipe& recipe, const TextEncoder& encoder);
+TokenizeOptions tokenize_options(const recipe::Recipe& recipe, const TextEncoder& encoder,
+                                 std::function<ChatRenderer()> renderer);
 DatasetOptions dataset_options(const recipe::Recipe& recipe, const ModelConfig& config);
 /// Type of the master weights in the Store.
 DType master_dtype(const recipe::Recipe& recipe);

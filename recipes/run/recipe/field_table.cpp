@@ -17,6 +17,7 @@ struct Takes {
   bool low_excluded = false;
   std::vector<int64_t> choices = {};
   std::vector<std::string> words = {};
+  Blank blank = Blank::refused;
 };
 Takes whole(double low, double high) {
   return {FieldKind::whole, low, high};
@@ -44,6 +45,11 @@ Takes toggle() {
 }
 Takes text() {
   return {FieldKind::text};
+}
+Takes text_or_nothing() {
+  Takes takes{FieldKind::text};
+  takes.blank = Blank::allowed;
+  return takes;
 }
 Takes path() {
   return {FieldKind::path};
@@ -79,6 +85,7 @@ Field row(const char* key, FieldValue (*get)(const Recipe&),
   field.low_excluded = takes.low_excluded;
   field.matters = matters;
   field.need = extra.need;
+  field.blank = takes.blank;
   field.help = help;
   field.default_note = extra.default_note;
   field.nicknames = extra.nicknames;
@@ -201,13 +208,15 @@ void add_run_rows(std::vector<Field>& rows) {
 
 void add_data_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW(data.train, path(), Matters::yes,
-                         "Training files: .txt, .jsonl or token caches; * and ? match names.",
+                         "Training files: .txt, .jsonl or token files (.bin); * and ? match names.",
                          {.nicknames = {"train_file", "dataset"}}));
-  rows.push_back(QAT_ROW(data.eval, path(), Matters::no, "Held-out files for the perplexity table.",
+  rows.push_back(QAT_ROW(data.eval, path(), Matters::no, "Held-out files for the perplexity table; every token of them counts.",
                          {.nicknames = {"valid", "validation", "test"}}));
   rows.push_back(QAT_ROW(
       data.format, word(), Matters::yes,
-      "What a record of a training file is; auto goes by the file's extension and fields."));
+      "What a record of a training file is; auto goes by the file's extension and by which of the "
+      "fields below its first record has. Of prompt_completion and messages only the completion "
+      "and the assistant's answers are trained on."));
   rows.push_back(QAT_ROW(data.sequence, whole(2, kWide), Matters::yes,
                          "Tokens a training sequence.",
                          {.nicknames = {"seq_len", "max_length", "sequence_length", "context"}}));
@@ -224,6 +233,12 @@ void add_data_rows(std::vector<Field>& rows) {
                          "Field of a prompt_completion record that is trained on."));
   rows.push_back(QAT_ROW(data.messages_field, text(), Matters::yes,
                          "Field of a chat record that lists its messages."));
+  rows.push_back(QAT_ROW(data.separator, text_or_nothing(), Matters::yes,
+                         "Text put between prompt and completion; not trained on.",
+                         {.default_note = "empty"}));
+  rows.push_back(QAT_ROW(data.chat_template, path(), Matters::yes,
+                         "Jinja file that turns messages into text, written into the exports too; "
+                         "model takes the model's own."));
   rows.push_back(QAT_ROW(data.cache, path(), Matters::no,
                          "Directory of tokenized files, to start faster next time; run keeps them "
                          "in the run directory."));

@@ -39,6 +39,7 @@ enum class ModelOrigin { path, scratch };
 enum class TeacherKind { none, self, path };
 enum class ResumeKind { automatic, never, automatic_or_scratch, path };
 enum class CacheKind { run, off, path };
+enum class TemplateKind { model, path };
 
 /// Layers first..last, both included, counted from 0.
 struct LayerRange {
@@ -69,6 +70,8 @@ struct DataOptions {
   bool packing = true, shuffle = true;
   std::string text_field = "text", prompt_field = "prompt", completion_field = "completion";
   std::string messages_field = "messages";
+  std::string separator;                     ///< between prompt and completion
+  WordOrPath<TemplateKind> chat_template;    ///< of messages records
   WordOrPath<CacheKind> cache;
 };
 

@@ -79,6 +79,7 @@ begins with `# yaml-language-server: $schema=recipe.schema.json`.
 | `quickstart.yaml` | SmolLM2-135M-Instruct to 8-bit weights and activations, a few minutes on a CPU |
 | `stories-w8a8.yaml` | the same path for a 260K-parameter story model, in under a minute |
 | `smollm2-w4a8.yaml` | SmolLM2-135M-Instruct to 4-bit weights and 8-bit activations |
+| `gsm8k-w8a8.yaml` | SmolLM2-135M-Instruct on questions and answers, the loss on the answers only |
 | `pretrain-tiny.yaml` | a small story model from nothing, quantized in the last third |
 
 ## How a recipe is read

@@ -54,6 +54,7 @@ QAT_WORDS(TeacherKind, {"none", none}, {"self", self})
 QAT_WORDS(ResumeKind, {"auto", automatic}, {"never", never},
           {"auto-or-scratch", automatic_or_scratch})
 QAT_WORDS(CacheKind, {"run", run}, {"off", off})
+QAT_WORDS(TemplateKind, {"model", model})
 #undef QAT_WORDS
 
 /// The word of a value: word_of(Backend::cpu) is "cpu".
