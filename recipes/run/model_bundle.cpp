@@ -10,6 +10,7 @@
 #include "recipes/run/checkpointing.h"
 #include "recipes/run/quant_setup.h"
 #include "recipes/run/recipe/recipe.h"
+#include "recipes/run/run_source.h"
 
 namespace qat {
 
@@ -20,11 +21,6 @@ std::string model_directory(const std::string& run) {
 }
 
 namespace {
-
-bool is_run_directory(const std::string& path) {
-  return fs::is_directory(path) && fs::exists(path + "/recipe.yaml") &&
-         fs::exists(model_directory(path) + "/config.json");
-}
 
 ModelBundle open_run(const std::string& path, Store& store) {
   ModelBundle bundle;

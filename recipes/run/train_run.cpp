@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "engine/core/log.h"
@@ -16,6 +17,7 @@
 #include "engine/train/signals.h"
 #include "engine/train/tensorboard.h"
 #include "models/evaluate.h"
+#include "models/export/export_model.h"
 #include "models/families.h"
 #include "models/memory_plan.h"
 #include "models/prepare.h"
@@ -24,6 +26,7 @@
 #include "recipes/run/finish.h"
 #include "recipes/run/model_bundle.h"
 #include "recipes/run/quant_setup.h"
+#include "recipes/run/run_source.h"
 #include "recipes/run/scratch_model.h"
 #include "recipes/run/tokenizer_files.h"
 #include "recipes/run/training_setup.h"
@@ -92,6 +95,7 @@ class TrainRun {
   void load_weights();
   void make_trainer();
   bool resume();
+  void check_sources(const json& state, const std::string& checkpoint) const;
   void before_training();
   bool train_loop();
   Exit stopped();
@@ -111,6 +115,8 @@ class TrainRun {
   std::string run_id_;
   std::unique_ptr<RunLock> lock_;
   std::unique_ptr<ModelSource> source_;
+  std::unique_ptr<ModelSource> teacher_;        ///< until it is loaded
+  std::map<std::string, std::string> sources_;  ///< recipe key -> checkpoint of a run taken for it
   std::unique_ptr<Tokenizer> tokenizer_;
   std::string chat_template_;  ///< of data.chat_template; empty: the tokenizer's own
   ModelConfig config_;
@@ -155,19 +161,16 @@ void TrainRun::open_directory() {
 
 void TrainRun::open_model_description() {
   if (recipe_.model.scratch()) {
-    tokenizer_ = Tokenizer::open(recipe_.model.tokenizer);
+    tokenizer_ = Tokenizer::open(tokenizer_path(recipe_.model.tokenizer));
     config_ = scratch_config(recipe_.model, tokenizer_->vocab_size());
     config_.bos_id = tokenizer_->bos_id();
     if (tokenizer_->eos_id() >= 0) config_.eos_ids = {tokenizer_->eos_id()};
   } else {
-    if (fs::exists(model_directory(recipe_.model.from.path) + "/config.json"))
-      refuse(
-          "model: {} is a run directory; start from what it exported, {}/export/hf-master (add "
-          "hf-master to that run's `export`)",
-          recipe_.model.from.path, recipe_.model.from.path);
-    source_ = ModelSource::open(recipe_.model.from.path);
+    OpenedSource source = open_source(recipe_.model.from.path, "model");
+    source_ = std::move(source.model);
     config_ = source_->config();
-    tokenizer_ = Tokenizer::open(recipe_.model.from.path);
+    if (!source.checkpoint.empty()) sources_["model"] = source.checkpoint;
+    tokenizer_ = Tokenizer::open(tokenizer_path(recipe_.model.from.path));
   }
   if (recipe_.data.chat_template.word == recipe::TemplateKind::path) {
     chat_template_ = read_text_file(recipe_.data.chat_template.path, kChatTemplateBytes);
@@ -178,8 +181,12 @@ void TrainRun::open_model_description() {
     }
   }
   if (recipe_.distill.teacher.word == recipe::TeacherKind::self) teacher_config_ = config_;
-  if (recipe_.distill.teacher.word == recipe::TeacherKind::path)
-    teacher_config_ = ModelSource::open(recipe_.distill.teacher.path)->config();
+  if (recipe_.distill.teacher.word == recipe::TeacherKind::path) {
+    OpenedSource teacher = open_source(recipe_.distill.teacher.path, "distill.teacher");
+    teacher_ = std::move(teacher.model);
+    teacher_config_ = teacher_->config();
+    if (!teacher.checkpoint.empty()) sources_["distill.teacher"] = teacher.checkpoint;
+  }
   if (teacher_config_ && teacher_config_->vocab != config_.vocab)
     refuse("distill.teacher: it has {} tokens, the model {}; both need one tokenizer",
            teacher_config_->vocab, config_.vocab);
@@ -200,8 +207,10 @@ void TrainRun::save_model_description() const {
   fs::create_directories(model);
   write_file_atomically(directory_.recipe(), recipe::to_yaml(recipe_));
   write_file_atomically(model + "/config.json", config_json());
-  for (const auto& [name, text] : tokenizer_files(*tokenizer_, chat_template_))
-    write_file_atomically(model + "/" + name, text);
+  ExportFiles files;
+  files.texts = tokenizer_files(*tokenizer_, chat_template_);
+  if (source_ && fs::is_directory(source_->path())) files.source_directory = source_->path();
+  write_side_files(model, files);
 }
 
 void TrainRun::describe() const {
@@ -281,9 +290,8 @@ void TrainRun::load_weights() {
                           masters);
   if (recipe_.distill.teacher.word == recipe::TeacherKind::self)
     load_parameters(*source_, store_, kTeacherPrefix, recipe_.dtype, Category::teacher);
-  if (recipe_.distill.teacher.word == recipe::TeacherKind::path)
-    load_parameters(*ModelSource::open(recipe_.distill.teacher.path), store_, kTeacherPrefix,
-                    recipe_.dtype, Category::teacher);
+  if (teacher_) load_parameters(*teacher_, store_, kTeacherPrefix, recipe_.dtype, Category::teacher);
+  teacher_.reset();
   CheckpointOptions options;
   options.run_id = run_id_;
   options.keep = int(recipe_.checkpoint.keep);
@@ -323,6 +331,7 @@ bool TrainRun::resume() {
       found = Checkpoint::load(recipe_.resume.path);
       break;
   }
+  if (found) check_sources(found->state(), found->path());
   set_aside_newer_checkpoints(directory, found ? found->step() : -1, run_id_);
   if (!found) return false;
   restore_everything(*found, config_, store_);
@@ -344,6 +353,21 @@ bool TrainRun::resume() {
   saved_step_ = found->step();
   log::info("resuming from {} at step {}", found->path(), found->step());
   return true;
+}
+
+// A teacher that is read again has to be what it was; the run it came from may have gone on.
+void TrainRun::check_sources(const json& state, const std::string& checkpoint) const {
+  const json then = state.value("sources", json::object());
+  for (const auto& [key, now] : sources_) {
+    if (key == "model" && recipe_.distill.teacher.word != recipe::TeacherKind::self) continue;
+    const std::string before = then.value(key, "");
+    if (before != now)
+      refuse(
+          "{}: it learned from {}, and the newest checkpoint of that run is now {}; a run that "
+          "goes on is no teacher to resume with: export its weights (hf-master) and start over "
+          "with those as {}",
+          checkpoint, before.empty() ? "another model" : before, now, key);
+  }
 }
 
 json TrainRun::evaluate(const char* label, const QuantPlan& plan) {
@@ -392,6 +416,7 @@ void TrainRun::before_training() {
 
 json TrainRun::state() const {
   json state = {{"results", results_}, {"recipe_hash", recipe::recipe_hash(recipe_)}};
+  if (!sources_.empty()) state["sources"] = sources_;
   if (!sensitivity_order_.empty()) state["sensitivity_order"] = sensitivity_order_;
   if (trainer_) {
     state["bad_steps"] = trainer_->bad_steps();

@@ -156,8 +156,8 @@ const FieldCondition kWsd = {
 void add_run_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW(
       model.from, path(), Matters::yes,
-      "Hugging Face directory, GGUF file or run directory; scratch makes a new "
-      "model from the keys below.",
+      "Hugging Face directory, GGUF file or run directory (the high-precision weights of its newest "
+      "checkpoint); scratch makes a new model from the keys below.",
       {.need = Need::required, .nicknames = {"model_name_or_path", "model_path", "model_name"}}));
   rows.push_back(QAT_ROW(model.tokenizer, path(), Matters::yes,
                          "Directory or file with the tokenizer; its size is the vocabulary.",
@@ -402,8 +402,8 @@ void add_train_rows(std::vector<Field>& rows) {
                          {.nicknames = {"logging_steps", "log_interval"}}));
 
   rows.push_back(QAT_ROW(distill.teacher, path(), Matters::yes,
-                         "Model to imitate: self is the unquantized start, or a directory or GGUF "
-                         "file with the same tokenizer.",
+                         "Model to imitate: self is the unquantized start, or a directory, GGUF "
+                         "file or run directory with the same tokenizer.",
                          {.default_note = "none; self if distill.kl is set"}));
   rows.push_back(QAT_ROW(distill.kl, number(0, 1e6), Matters::yes,
                          "Weight of the teacher's KL divergence in the loss.",
