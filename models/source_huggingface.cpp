@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "engine/core/error.h"
+#include "engine/core/log.h"
 #include "engine/io/json.h"
 #include "engine/io/printable.h"
 #include "engine/io/safetensors.h"
@@ -27,6 +28,8 @@ class HuggingFaceSource : public ModelSource {
     json_ = read_text_file(file, kConfigLimits.bytes);
     Json json = parse_json_object(json_, file, kConfigLimits);
     config_ = config_from_huggingface(json, file);
+    for (const std::string& key : unknown_keys(json))
+      log::info("{}: {} is not known here and taken for neutral", file, key);
     weights_ = Safetensors::open_directory(directory);
     std::vector<SourceTensor> all;
     if (const auto at = json.find("quantization_config"); at != json.end() && !at->is_null()) {
