@@ -218,9 +218,11 @@ void TrainRun::describe() const {
   for (const std::string& note : quant_.notes) log::warn("{}", note);
   log::info("recipe {}  backend cpu ({}, {} threads)", recipe::recipe_hash(recipe_), cpu_isa(),
             stream_.threads());
-  log::info("model {}: {} layers, {:.1f}M parameters, {} of {} linears quantized ({})",
-            config_.architecture, config_.layers, double(config_.parameters()) / 1e6,
-            quant_.plan.linears.size(), decoder_linears(config_).size(), recipe_.quantize.preset);
+  log::info("model {}: {} layers, {:.1f}M parameters", config_.architecture, config_.layers,
+            double(config_.parameters()) / 1e6);
+  if (!quant_.plan.linears.empty())
+    log::info("quantized: {} of {} linears, {}", quant_.plan.linears.size(),
+              decoder_linears(config_).size(), recipe::scheme_text(recipe_.quantize));
   if (recipe_.train.steps > 0) {
     log::info("schedule: {}", quant_schedule_->timeline(recipe_.train.steps));
     log::info("learning rate: {}", schedule_->describe());

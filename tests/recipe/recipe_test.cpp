@@ -77,6 +77,23 @@ TEST(Recipe, HandOverridesThePresetFieldByField) {
   EXPECT_FALSE(parsed("quantize: {preset: w8a8, activations: none}\n").quantize.activations.bits);
 }
 
+TEST(Recipe, TheLogNamesWhatThePresetBecame) {
+  const auto text = [](const std::string& more) { return scheme_text(parsed(more).quantize); };
+  EXPECT_EQ(text("quantize: w8a8\n"),
+            "w8a8: weights int8, codes -127 to 127, a scale per output channel (amax, f32); "
+            "activations int8, codes -127 to 127, a scale per token (amax, f32)");
+  EXPECT_TRUE(text("quantize: {preset: w8a8, weights: {bits: 4, scale: mse}}\n")
+                  .starts_with("w8a8 with weights.bits 4, weights.scale mse: weights int4, "));
+  EXPECT_TRUE(text("quantize: {preset: w8a8, weights: {bits: 8}}\n").starts_with("w8a8: "));
+  EXPECT_TRUE(text("quantize: {preset: w4a8, activations: none}\n")
+                  .starts_with("w4a8 with activations.bits none: weights int4"));
+  EXPECT_TRUE(text("quantize: {weights: {bits: 3, group: 64}}\n")
+                  .starts_with("no preset with weights.bits 3, weights.per group, "));
+  EXPECT_NE(text("quantize: {preset: w8a8, activations: {dynamic: false}}\n").find("calibrated"),
+            std::string::npos);
+  EXPECT_EQ(text(""), "none");
+}
+
 TEST(Recipe, ShortFormsStandForTheirKey) {
   const Recipe recipe = parsed(
       "distill: self\nquantize: {preset: w8a8, smooth: 0.8, calibrate: 16}\n"

@@ -244,6 +244,9 @@ Recipe parse_recipe(const std::string& text, const std::string& name,
 
 /// The resolved recipe as YAML with every key; reading it back gives the same recipe.
 std::string to_yaml(const Recipe& recipe);
+/// What is quantized how, for the log: "w8a8: int8 weights, ...", with every key of the preset that
+/// the recipe changed: "w8a8 with weights.bits 4: ...".
+std::string scheme_text(const QuantizeOptions& quantize);
 /// 16 hex digits over the keys that decide the numbers of a run.
 std::string recipe_hash(const Recipe& recipe);
 
