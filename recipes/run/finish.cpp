@@ -78,6 +78,7 @@ json generate_samples(const FinishInputs& in) {
 void finish_run(const FinishInputs& in) {
   json result = {
       {"recipe_hash", recipe::recipe_hash(in.recipe)}, {"steps", in.recipe.train.steps},
+      {"skipped_steps", in.skipped_steps},
       {"parameters", in.config.parameters()},          {"preset", in.recipe.quantize.preset},
       {"quantized_linears", in.plan.linears.size()},   {"evaluations", in.results}};
   result["samples"] = generate_samples(in);

@@ -24,6 +24,7 @@ struct FinishInputs {
   const KernelTable& kernels;
   Stream& stream;
   nlohmann::json results;  ///< evaluations: source, ptq, qat
+  int64_t skipped_steps = 0;
 };
 
 /// Generates, exports, verifies, prints the table and writes result.json last: its presence says

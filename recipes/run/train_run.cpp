@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -16,6 +17,7 @@
 #include "engine/train/run_lock.h"
 #include "engine/train/signals.h"
 #include "engine/train/tensorboard.h"
+#include "engine/train/time_limit.h"
 #include "models/evaluate.h"
 #include "models/export/export_model.h"
 #include "models/families.h"
@@ -57,6 +59,7 @@ class TrainRun {
       : recipe_(recipe),
         stream_(int(recipe.threads)),
         kernels_(cpu_kernels()),
+        time_limit_(recipe.checkpoint.time_limit, std::getenv("SLURM_JOB_END_TIME")),
         directory_(recipe.out) {}
 
   void dry_run() {
@@ -97,6 +100,8 @@ class TrainRun {
   bool resume();
   void check_sources(const json& state, const std::string& checkpoint) const;
   void before_training();
+  StepResult take_step();
+  bool out_of_time(double step_seconds);
   bool train_loop();
   Exit stopped();
   void finish();
@@ -111,6 +116,7 @@ class TrainRun {
   const recipe::Recipe& recipe_;
   Stream stream_;
   const KernelTable& kernels_;
+  TimeLimit time_limit_;
   Store store_;
   std::string run_id_;
   std::unique_ptr<RunLock> lock_;
@@ -131,7 +137,10 @@ class TrainRun {
   RunDirectory directory_;
   std::unique_ptr<SaveFailures> failures_;
   std::vector<int64_t> sensitivity_order_;  ///< when the recipe asks for that order
-  int64_t resumed_bad_steps_ = 0;
+  TrainerState resumed_;        ///< of the checkpoint this process goes on from
+  double save_seconds_ = 0;     ///< the longest save so far, or a guess before the first
+  bool save_measured_ = false;
+  std::string stop_reason_;
   json results_ = json::object();  ///< what was measured before training, kept in checkpoints
 };
 
@@ -312,9 +321,15 @@ void TrainRun::make_trainer() {
       [spec](const EnabledLayers& layers) { return build_training_graph(spec, layers); },
       [this](int64_t step) { return layers_at(*quant_schedule_, step); },
       [this](int64_t step) { return schedule_->at(step); });
-  trainer_->resume_at(std::max<int64_t>(saved_step_, 0), resumed_bad_steps_);
-  require_disk(directory_.checkpoints(), checkpoint_bytes(checkpoint_tensors(store_)),
-               int(recipe_.checkpoint.keep));
+  resumed_.finished_steps = std::max<int64_t>(saved_step_, 0);
+  trainer_->resume_at(resumed_);
+  const uint64_t bytes = checkpoint_bytes(checkpoint_tensors(store_));
+  require_disk(directory_.checkpoints(), bytes, int(recipe_.checkpoint.keep));
+  constexpr double kSlowDisk = 100e6;  // bytes a second, until a save was measured
+  save_seconds_ = double(bytes) / kSlowDisk;
+  if (time_limit_.given())
+    log::info("time limit: {} left; a save is taken to need {:.1f} s until one is measured",
+              duration_text(time_limit_.seconds_left()), save_seconds_);
 }
 
 bool TrainRun::resume() {
@@ -346,7 +361,9 @@ bool TrainRun::resume() {
           "start over with --resume never",
           found->path());
     data_->seek({state.at("data").at("epoch"), state.at("data").at("index")});
-    resumed_bad_steps_ = state.at("bad_steps");
+    resumed_.bad_steps = state.at("bad_steps");
+    resumed_.skipped_steps = state.value("skipped_steps", int64_t{0});
+    resumed_.recent_losses = state.value("recent_losses", std::vector<double>());
   }
   if (state.contains("sensitivity_order")) {
     sensitivity_order_ = state.at("sensitivity_order").get<std::vector<int64_t>>();
@@ -421,7 +438,10 @@ json TrainRun::state() const {
   if (!sources_.empty()) state["sources"] = sources_;
   if (!sensitivity_order_.empty()) state["sensitivity_order"] = sensitivity_order_;
   if (trainer_) {
-    state["bad_steps"] = trainer_->bad_steps();
+    const TrainerState trainer = trainer_->state();
+    state["bad_steps"] = trainer.bad_steps;
+    state["skipped_steps"] = trainer.skipped_steps;
+    state["recent_losses"] = trainer.recent_losses;
     state["data"] = {{"epoch", data_->position().epoch},
                      {"index", data_->position().index},
                      {"identity", std::to_string(data_->identity())}};
@@ -434,7 +454,11 @@ void TrainRun::save(Importance importance) {
   if (step == saved_step_) return;
   const std::vector<CheckpointTensor> tensors = checkpoint_tensors(store_);
   const SaveResult result = checkpoints_->save(step, state(), tensors);
-  if (result.committed()) saved_step_ = step;
+  if (result.committed()) {
+    save_seconds_ = save_measured_ ? std::max(save_seconds_, result.seconds) : result.seconds;
+    save_measured_ = true;
+    saved_step_ = step;
+  }
   if (importance == Importance::last)
     failures_->require(result);
   else
@@ -442,11 +466,32 @@ void TrainRun::save(Importance importance) {
 }
 
 Exit TrainRun::stopped() {
-  log::info("stopped by {}; run the same command again to continue", signal_name(stop_signal()));
+  log::info("stopped by {}; run the same command again to continue",
+            stop_reason_.empty() ? signal_name(stop_signal()) : stop_reason_);
   return Exit::stopped_early;
 }
 
-// True when all steps are done; false when a signal asked to stop (the checkpoint is committed).
+StepResult TrainRun::take_step() {
+  try {
+    return trainer_->step();
+  } catch (const Error& error) {
+    if (error.code() != Exit::diverged) throw;
+    throw Error(error.code(), fmt::format("{}; the last finite checkpoint is {}", error.what(),
+                                          failures_->last_whole()));
+  }
+}
+
+// A step that could not be saved any more is not begun.
+bool TrainRun::out_of_time(double step_seconds) {
+  if (!time_limit_.given() || time_limit_.leaves_room_for(step_seconds, save_seconds_)) return false;
+  stop_reason_ = fmt::format(
+      "the time limit ({:.1f} s left, of which a step takes {:.1f} s and a save {:.1f} s)",
+      std::max(0.0, time_limit_.seconds_left()), step_seconds, save_seconds_);
+  return true;
+}
+
+// True when all steps are done; false when a signal or the time limit asked to stop (the checkpoint
+// is committed).
 bool TrainRun::train_loop() {
   const int64_t steps = recipe_.train.steps;
   MetricsFile metrics(directory_.metrics(), trainer_->finished_steps());
@@ -457,8 +502,16 @@ bool TrainRun::train_loop() {
   ProgressLine line(stderr, recipe_.train.log_every);
   const double peak = measured_peak(recipe_.dtype, kernels_, stream_);
   const double flops = flops_per_token(config_, teacher_config_, recipe_.data.sequence);
+  double longest = 0;  // of the steps of this process; those that compile are longer
   while (trainer_->finished_steps() < steps) {
-    const StepResult s = trainer_->step();
+    if (out_of_time(longest)) {
+      line.clear();
+      save(Importance::last);
+      metrics.sync();
+      return false;
+    }
+    const StepResult s = take_step();
+    longest = std::max(longest, s.seconds);
     const double tokens_per_s = double(recipe_.train.batch * recipe_.data.sequence) / s.seconds;
     metrics.write(MetricsRecord(s.step)
                       .add("loss", s.loss)
@@ -469,7 +522,8 @@ bool TrainRun::train_loop() {
                       .add("tokens", s.tokens)
                       .add("tokens_per_s", tokens_per_s)
                       .add("enabled_layers", s.enabled_layers)
-                      .add("skipped", int(s.skipped)));
+                      .add("skipped", int(s.skipped))
+                      .add("spike", s.spike.value_or(0.0)));
     const EventFile::Scalar scalars[] = {{"loss", float(s.loss)},
                                          {"cross_entropy", float(s.cross_entropy)},
                                          {"kl", float(s.kl)},
@@ -491,7 +545,10 @@ bool TrainRun::train_loop() {
     progress.step_seconds = s.seconds;
     line.update(progress);
     const bool stop = stop_signal() != 0;
-    if (stop || (recipe_.checkpoint.every > 0 && s.step % recipe_.checkpoint.every == 0)) {
+    // In a row of non-finite steps nothing is learned: the checkpoints from before it stay.
+    const bool due = recipe_.checkpoint.every > 0 && s.step % recipe_.checkpoint.every == 0 &&
+                     trainer_->state().bad_steps == 0;
+    if (stop || due) {
       line.clear();
       save(stop ? Importance::last : Importance::interval);
       metrics.sync();
@@ -503,6 +560,8 @@ bool TrainRun::train_loop() {
 
 void TrainRun::finish() {
   save(Importance::last);
+  const int64_t skipped = trainer_ ? trainer_->state().skipped_steps : 0;
+  if (skipped > 0) log::warn("{} of {} steps were skipped", skipped, recipe_.train.steps);
   if (!quant_.plan.linears.empty() && recipe_.train.steps > 0)
     results_["qat"] = evaluate("QAT", quant_.plan);
   FinishInputs inputs{.recipe = recipe_,
@@ -515,7 +574,8 @@ void TrainRun::finish() {
                       .store = store_,
                       .kernels = kernels_,
                       .stream = stream_,
-                      .results = results_};
+                      .results = results_,
+                      .skipped_steps = skipped};
   finish_run(inputs);
 }
 

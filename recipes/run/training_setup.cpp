@@ -105,6 +105,9 @@ TrainerSettings trainer_settings(const recipe::Recipe& recipe, const TrainingSpe
   settings.kl = spec.loss.kl;
   settings.clip_grad_norm = recipe.train.clip_grad_norm;
   settings.max_bad_steps = recipe.train.max_bad_steps;
+  settings.spike_z = recipe.train.spike_z;
+  settings.on_spike =
+      recipe.train.on_spike == recipe::OnSpike::skip ? OnSpike::skip : OnSpike::train;
   const recipe::OptimizerOptions& o = recipe.train.optimizer;
   settings.optimizer = {.beta1 = float(o.beta1),
                         .beta2 = float(o.beta2),

@@ -394,6 +394,12 @@ void add_train_rows(std::vector<Field>& rows) {
                          {.nicknames = {"gradient_checkpointing", "activation_checkpointing"}}));
   rows.push_back(QAT_ROW(train.max_bad_steps, whole(1, kMany), Matters::no,
                          "Steps with a non-finite loss or gradient in a row that end the run."));
+  rows.push_back(QAT_ROW(train.spike_z, number(0, 1e6), Matters::yes,
+                         "A loss so many standard deviations above those of the steps before is a "
+                         "spike; 0: none is.",
+                         {.nicknames = {"spike_threshold"}}));
+  rows.push_back(QAT_ROW(train.on_spike, word(), Matters::yes,
+                         "What a spike does: log trains on, skip leaves its update out."));
   rows.push_back(QAT_ROW(train.fuse, toggle(), Matters::yes,
                          "Multiply integers where weights and activations are quantized, as the "
                          "deployed model does; off: simulate in floating point."));
@@ -423,6 +429,10 @@ void add_output_rows(std::vector<Field>& rows) {
                          "Checkpoints that stay on disk.", {.nicknames = {"save_total_limit"}}));
   rows.push_back(QAT_ROW(checkpoint.max_failed_saves, whole(1, 1e6), Matters::no,
                          "Failed saves in a row that end the run."));
+  rows.push_back(QAT_ROW(checkpoint.time_limit, number(0, 1e7), Matters::no,
+                         "Minutes after which the run must have ended: it saves and leaves with 85 "
+                         "while there is time. 0: as SLURM_JOB_END_TIME says, if it is set.",
+                         {.nicknames = {"max_time", "time"}}));
   rows.push_back(
       QAT_ROW(resume, path(), Matters::no,
               "Which checkpoint to go on from: auto takes the newest whole one, if there "

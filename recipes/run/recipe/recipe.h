@@ -24,6 +24,7 @@ enum class ScheduleKind { cosine, linear, wsd, constant };
 enum class OptimizerKind { adamw };
 enum class MasterWeights { fp32, bf16_stochastic };
 enum class RecomputePolicy { off, cheap, block };
+enum class OnSpike { log, skip };
 enum class Metric { perplexity };
 enum class ExportFormat { hf, hf_master, compressed_tensors };
 enum class SmoothMode { off, fixed, search };
@@ -168,6 +169,8 @@ struct TrainOptions {
   double clip_grad_norm = 1.0;  ///< 0: no clipping
   RecomputePolicy recompute = RecomputePolicy::cheap;
   int64_t max_bad_steps = 10;
+  double spike_z = 8.0;  ///< standard deviations above the recent mean; 0: no watch
+  OnSpike on_spike = OnSpike::log;
   bool fuse = true;
   int64_t log_every = 1;
 };
@@ -182,6 +185,7 @@ struct CheckpointOptions {
   int64_t every = 100;  ///< steps; 0: only when stopped and at the end
   int64_t keep = 2;
   int64_t max_failed_saves = 3;
+  double time_limit = 0;  ///< minutes from the start of the command; 0: none
 };
 
 struct EvaluateOptions {
