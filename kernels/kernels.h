@@ -1,5 +1,5 @@
-// The one list of kernels. A kernel is a free function of one argument struct and a Stream: views in,
-// nothing allocated, nothing thrown after launch. A null entry means "this backend cannot"; the
+// The one list of kernels. A kernel is a free function of one argument struct and a Stream: views
+// in, nothing allocated, nothing thrown after launch. A null entry means "this backend cannot"; the
 // runtime says so when a program is compiled.
 //
 // Legend of shapes: T tokens (rows of a batch), C hidden, O out channels, K reduction, H heads,
@@ -38,7 +38,8 @@ struct Embedding {
   View y_TC;
 };
 
-/// dtable_VC (f32) += or = rows of dy_TC summed by id, in token order. accumulate false: zeroed first.
+/// dtable_VC (f32) += or = rows of dy_TC summed by id, in token order. accumulate false: zeroed
+/// first.
 struct EmbeddingBackward {
   ConstView dy_TC, ids_T;
   View dtable_VC;
@@ -74,11 +75,21 @@ struct Matmul {
   bool accumulate;
 };
 
-/// y_TO = scale_T * scale_O * sum_K (a_TK - zero_T) * b_OK on i8 codes, exact s32 sums. Null when the
-/// processor has no exact int8 path. zero_T (f32, optional) needs sums_O (i32, row sums of b).
+/// y_TO = scale_T * scale_O * sum_K (a_TK - zero_T) * b_OK on i8 codes, exact s32 sums. Null when
+/// the processor has no exact int8 path. zero_T (f32, optional) needs sums_O (i32, row sums of b).
 struct MatmulInt8 {
   ConstView a_TK, scale_T, zero_T, b_OK, scale_O, sums_O;
   View y_TO, scratch;
+};
+
+/// y_TO = sum over groups g of K/G columns of scale_T[t, g] * scale_O[o, g] * (exact s32 sum of
+/// codes over the group), added up in f32, group after group. scale_OG [O, G]; scale_T [T, G], or
+/// [T, 1] for one scale a token, which then multiplies last. K/G is a multiple of 4. Null where
+/// products in floating point are faster: integers of a group have to leave the multiplier before
+/// they are scaled.
+struct MatmulInt8Groups {
+  ConstView a_TK, scale_T, b_OK, scale_OG;
+  View y_TO;
 };
 
 /// y_TO += bias_O (in place on y).
@@ -103,8 +114,8 @@ struct Rope {
   float sign;
 };
 
-/// Causal attention with grouped key/value heads. Rows are B sequences of `sequence` tokens; token t
-/// of a sequence sees tokens first_T[t] .. t of it (first_T i32: start of its document).
+/// Causal attention with grouped key/value heads. Rows are B sequences of `sequence` tokens; token
+/// t of a sequence sees tokens first_T[t] .. t of it (first_T i32: start of its document).
 /// y_T(H*D), lse_TH f32 = log sum exp of the scaled scores.
 struct Attention {
   ConstView q_THD, k_TGD, v_TGD, first_T;
@@ -144,8 +155,9 @@ struct SwiGluBackward {
 
 /// Head matmul, cross-entropy and KL distillation with their gradients, token chunk by token chunk:
 /// the logits of the whole batch never exist.
-///   ce_t = -log softmax(x_t w^T)[target_t],  kl_t = temperature^2 KL(softmax(z^T/temp) || softmax(z/temp))
-///   loss = inv_tokens * sum_t over valid t of (ce_weight * ce_t + kl_weight * kl_t)
+///   ce_t = -log softmax(x_t w^T)[target_t],  kl_t = temperature^2 KL(softmax(z^T/temp) ||
+///   softmax(z/temp)) loss = inv_tokens * sum_t over valid t of (ce_weight * ce_t + kl_weight *
+///   kl_t)
 /// targets_T i32, -1 = not counted (neither in ce nor in kl). inv_tokens f32 [1].
 /// sums f32 [4] = {sum ce, sum kl, valid tokens, top-1 hits of target}, written not accumulated.
 /// nll_T (optional f32 [T]): ce per token, 0 where not counted.
@@ -159,11 +171,11 @@ struct HeadLoss {
 };
 
 /// codes i8, scale f32 and zero f32 of x by spec. scale/zero are [rows, groups] or [1] per tensor.
-/// With given_scale (and given_zero when asymmetric) the grid is taken, not computed: then scale and
-/// zero outputs may be empty. zero may be empty for a symmetric spec.
-/// code = clamp(rne(x * (1/scale)) + zero, qmin, qmax); a scale of 0 is stored as the smallest normal
-/// value of the scale type so that nothing divides by zero. Finite x never gives NaN; NaN in x makes
-/// its scale NaN (see quant_math.h).
+/// With given_scale (and given_zero when asymmetric) the grid is taken, not computed: then scale
+/// and zero outputs may be empty. zero may be empty for a symmetric spec. code = clamp(rne(x *
+/// (1/scale)) + zero, qmin, qmax); a scale of 0 is stored as the smallest normal value of the scale
+/// type so that nothing divides by zero. Finite x never gives NaN; NaN in x makes its scale NaN
+/// (see quant_math.h).
 struct Quantize {
   ConstView x, given_scale, given_zero;
   View codes, scale, zero;
@@ -177,25 +189,27 @@ struct Dequantize {
   QuantSpec spec;
 };
 
-/// y = dequantize(quantize(x)) in one read, the same bits; scale/zero written for the backward pass.
+/// y = dequantize(quantize(x)) in one read, the same bits; scale/zero written for the backward
+/// pass.
 struct FakeQuant {
   ConstView x, given_scale, given_zero;
   View y, scale, zero;
   QuantSpec spec;
 };
 
-/// Straight-through estimator: dx = dy where the rounded x/scale + zero lies in [qmin, qmax], else 0.
-/// dy and dx may be the same view. x and dy may differ in dtype.
+/// Straight-through estimator: dx = dy where the rounded x/scale + zero lies in [qmin, qmax], else
+/// 0. dy and dx may be the same view. x and dy may differ in dtype.
 struct FakeQuantBackward {
   ConstView dy, x, scale, zero;
   View dx;
   QuantSpec spec;
 };
 
-/// Running statistics of an activation x_TC: column_amax_C (f32, optional) = max(old, |x| by column);
-/// min_max (f32 [2], optional) = running min and max; histogram (i64 [bins], optional) counts
-/// |x| / histogram_top * bins, the last bin taking what lies above. With a histogram_bottom below 0
-/// it counts x itself in bins over [histogram_bottom, histogram_top], the outer ones taking the rest.
+/// Running statistics of an activation x_TC: column_amax_C (f32, optional) = max(old, |x| by
+/// column); min_max (f32 [2], optional) = running min and max; histogram (i64 [bins], optional)
+/// counts |x| / histogram_top * bins, the last bin taking what lies above. With a histogram_bottom
+/// below 0 it counts x itself in bins over [histogram_bottom, histogram_top], the outer ones taking
+/// the rest.
 struct Observe {
   ConstView x_TC;
   View column_amax_C, min_max, histogram;
@@ -211,14 +225,14 @@ struct SumSquares {
 };
 
 /// One AdamW step of one parameter, decoupled weight decay.
-///   step_size = lr * sqrt(1-beta2^t) / (1-beta1^t);  p -= step_size * m / (sqrt(v) + eps*sqrt(1-beta2^t))
-///   then p *= 1 - lr * weight_decay (bitsandbytes' order)
-/// The gradient is multiplied by grad_scale (clipping) first. 32-bit states: m, v f32, absmax empty.
-/// 8-bit states: m, v u8 indices of bitsandbytes' dynamic maps (m signed, v unsigned), blocks of 256,
-/// m_absmax, v_absmax f32 [ceil(N/256)].
-/// p f32, or bf16 with stochastic rounding keyed by (seed, step, element); copy (optional, bf16) gets
-/// the updated p rounded to nearest even. A gradient element that is not finite leaves its p alone; its
-/// 32-bit m and v stay, its 8-bit m and v become 0, as in bitsandbytes.
+///   step_size = lr * sqrt(1-beta2^t) / (1-beta1^t);  p -= step_size * m / (sqrt(v) +
+///   eps*sqrt(1-beta2^t)) then p *= 1 - lr * weight_decay (bitsandbytes' order)
+/// The gradient is multiplied by grad_scale (clipping) first. 32-bit states: m, v f32, absmax
+/// empty. 8-bit states: m, v u8 indices of bitsandbytes' dynamic maps (m signed, v unsigned),
+/// blocks of 256, m_absmax, v_absmax f32 [ceil(N/256)]. p f32, or bf16 with stochastic rounding
+/// keyed by (seed, step, element); copy (optional, bf16) gets the updated p rounded to nearest
+/// even. A gradient element that is not finite leaves its p alone; its 32-bit m and v stay, its
+/// 8-bit m and v become 0, as in bitsandbytes.
 struct AdamW {
   View p, m, v, m_absmax, v_absmax, copy;
   ConstView g;
@@ -247,6 +261,7 @@ struct KernelTable {
   Kernel<RmsNormBackward> rms_norm_backward;
   Kernel<Matmul> matmul;
   Kernel<MatmulInt8> matmul_int8;
+  Kernel<MatmulInt8Groups> matmul_int8_groups;
   Kernel<BiasAdd> bias_add;
   Kernel<ColumnSum> column_sum;
   Kernel<Rope> rope;

@@ -28,7 +28,7 @@ TrainingGraph build_training_graph(const TrainingSpec& spec, const EnabledLayers
 
   insert_quantizers(result.graph, spec.plan, enabled);
   result.gradients = differentiate(result.graph, spec.trained);
-  if (spec.fuse == Switch::on) fuse(result.graph);
+  if (spec.fuse == Switch::on) fuse(result.graph, spec.groups);
   recompute(result.graph, spec.recompute);
   std::vector<Id> keep = {result.sums};
   for (const ParameterGradient& g : result.gradients) keep.push_back(g.gradient);
@@ -59,7 +59,7 @@ ForwardGraph build_forward_graph(const ForwardSpec& spec) {
     keep = {result.logits};
   }
   insert_quantizers(result.graph, spec.plan, all_layers(spec.config));
-  if (spec.fuse == Switch::on) fuse(result.graph);
+  if (spec.fuse == Switch::on) fuse(result.graph, spec.groups);
   eliminate_dead(result.graph, keep);
   hoist(result.graph);
   verify(result.graph);

@@ -28,6 +28,7 @@ struct TrainingSpec {
   std::vector<std::string> trained;  ///< parameter names
   Recompute recompute = Recompute::cheap;
   Switch fuse = Switch::on, hoist = Switch::on;
+  GroupScales groups = GroupScales::float_product;  ///< what fuse does with scales by group
 };
 
 /// Forward, quantizers of the enabled layers, gradients, and every pass in order.
@@ -47,6 +48,7 @@ struct ForwardSpec {
   DecoderBuild build;
   QuantPlan plan;
   Switch fuse = Switch::off;
+  GroupScales groups = GroupScales::float_product;
   enum class Output { loss, logits } output = Output::loss;
 };
 /// All planned layers quantized.

@@ -17,6 +17,7 @@ void rms_norm(const RmsNorm& args, Stream& stream);
 void rms_norm_backward(const RmsNormBackward& args, Stream& stream);
 void matmul(const Matmul& args, Stream& stream);
 void matmul_int8(const MatmulInt8& args, Stream& stream);
+void matmul_int8_groups(const MatmulInt8Groups& args, Stream& stream);
 void bias_add(const BiasAdd& args, Stream& stream);
 void column_sum(const ColumnSum& args, Stream& stream);
 void rope(const Rope& args, Stream& stream);

@@ -11,6 +11,9 @@ KernelTable fill_table() {
   table.name = "cpu";
   table.matmul = {cpu::matmul, nullptr};
   table.matmul_int8 = {cpu::matmul_int8, cpu::matmul_int8_scratch_bytes};
+  // Tiles of AMX hold 64 columns: sums of smaller groups do not come out of them fast enough.
+  if (cpu::has_exact_int8() && cpu::isa() < cpu::Isa::amx)
+    table.matmul_int8_groups = {cpu::matmul_int8_groups, nullptr};
   table.cast = {cpu::cast, nullptr};
   table.add = {cpu::add, nullptr};
   table.fill = {cpu::fill, nullptr};

@@ -235,7 +235,8 @@ void TrainRun::describe() const {
   if (recipe_.train.steps > 0) {
     log::info("schedule: {}", quant_schedule_->timeline(recipe_.train.steps));
     log::info("learning rate: {}", schedule_->describe());
-    const TrainingSpec spec = training_spec(recipe_, config_, teacher_config_, quant_.plan);
+    const TrainingSpec spec =
+        training_spec(recipe_, config_, teacher_config_, quant_.plan, kernels_);
     for (const std::string& line :
          memory_report(plan_training_memory(spec, trainer_settings(recipe_, spec), kernels_)))
       log::info("{}", line);
@@ -314,7 +315,7 @@ void TrainRun::load_weights() {
 
 void TrainRun::make_trainer() {
   if (recipe_.train.steps == 0) return;
-  const TrainingSpec spec = training_spec(recipe_, config_, teacher_config_, quant_.plan);
+  const TrainingSpec spec = training_spec(recipe_, config_, teacher_config_, quant_.plan, kernels_);
   trainer_ = std::make_unique<Trainer>(
       trainer_settings(recipe_, spec), store_, kernels_, stream_, spec.trained,
       [this](int64_t rows) { return data_->next(rows); },

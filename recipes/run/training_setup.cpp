@@ -64,7 +64,8 @@ DType master_dtype(const recipe::Recipe& recipe) {
 }
 
 TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& config,
-                           const std::optional<ModelConfig>& teacher, const QuantPlan& plan) {
+                           const std::optional<ModelConfig>& teacher, const QuantPlan& plan,
+                           const KernelTable& kernels) {
   TrainingSpec spec;
   spec.config = config;
   spec.teacher = teacher;
@@ -90,6 +91,7 @@ TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& conf
       break;
   }
   spec.fuse = recipe.train.fuse ? Switch::on : Switch::off;
+  spec.groups = group_scales_of(kernels);
   if (spec.build.sequence > config.max_positions)
     refuse("data.sequence: {} is longer than the model's max_position_embeddings, {}",
            spec.build.sequence, config.max_positions);

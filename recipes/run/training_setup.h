@@ -19,7 +19,8 @@ QuantSchedule quant_schedule(const recipe::Recipe& recipe, const ModelConfig& co
 PrepareOptions prepare_options(const recipe::Recipe& recipe);
 Schedule learning_rate_schedule(const recipe::Recipe& recipe, const QuantSchedule& quant);
 TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& config,
-                           const std::optional<ModelConfig>& teacher, const QuantPlan& plan);
+                           const std::optional<ModelConfig>& teacher, const QuantPlan& plan,
+                           const KernelTable& kernels);
 TrainerSettings trainer_settings(const recipe::Recipe& recipe, const TrainingSpec& spec);
 TokenizeOptions tokenize_options(const recipe::Recipe& recipe, const TextEncoder& encoder,
                                  std::function<ChatRenderer()> renderer);
