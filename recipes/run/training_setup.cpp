@@ -181,6 +181,20 @@ PrepareOptions prepare_options(const recipe::Recipe& recipe) {
       break;
   }
   options.smooth.alpha = float(recipe.quantize.smooth.alpha.value);
+  options.smooth.folds.clear();
+  for (const recipe::SmoothFold fold : recipe.quantize.smooth.fold) {
+    switch (fold) {
+      case recipe::SmoothFold::norm:
+        options.smooth.folds.push_back(SmoothFold::norm);
+        break;
+      case recipe::SmoothFold::up_proj:
+        options.smooth.folds.push_back(SmoothFold::up_proj);
+        break;
+      case recipe::SmoothFold::v_proj:
+        options.smooth.folds.push_back(SmoothFold::v_proj);
+        break;
+    }
+  }
   switch (recipe.quantize.calibrate.range) {
     case recipe::CalibrationRange::min_max:
       options.range.rule = RangeRule::min_max;

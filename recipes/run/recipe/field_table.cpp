@@ -114,6 +114,10 @@ Field row(const char* key, FieldValue (*get)(const Recipe&),
 constexpr double kMany = 1e9;
 constexpr double kWide = 1 << 24;
 
+const FieldCondition kSmooth = {
+    "quantize.smooth.alpha is not none", {"quantize.smooth.alpha"}, [](const Recipe& r) {
+      return r.quantize.smooth.alpha.mode != SmoothMode::off;
+    }};
 const FieldCondition kScratch = {
     "model.from is scratch", {"model.from"}, [](const Recipe& r) { return r.model.scratch(); }};
 const FieldCondition kWeights = {
@@ -156,7 +160,8 @@ const FieldCondition kWsd = {
 void add_run_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW(
       model.from, path(), Matters::yes,
-      "Hugging Face directory, GGUF file or run directory (the high-precision weights of its newest "
+      "Hugging Face directory, GGUF file or run directory (the high-precision weights of its "
+      "newest "
       "checkpoint); scratch makes a new model from the keys below.",
       {.need = Need::required, .nicknames = {"model_name_or_path", "model_path", "model_name"}}));
   rows.push_back(QAT_ROW(model.tokenizer, path(), Matters::yes,
@@ -210,7 +215,8 @@ void add_data_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW(data.train, path(), Matters::yes,
                          "Training files: .txt, .jsonl or token files (.bin); * and ? match names.",
                          {.nicknames = {"train_file", "dataset"}}));
-  rows.push_back(QAT_ROW(data.eval, path(), Matters::no, "Held-out files for the perplexity table; every token of them counts.",
+  rows.push_back(QAT_ROW(data.eval, path(), Matters::no,
+                         "Held-out files for the perplexity table; every token of them counts.",
                          {.nicknames = {"valid", "validation", "test"}}));
   rows.push_back(QAT_ROW(
       data.format, word(), Matters::yes,
@@ -330,6 +336,10 @@ void add_quantize_rows(std::vector<Field>& rows) {
                          "SmoothQuant: how much of the activations' range moves into the weights; "
                          "search picks one a layer.",
                          {.nicknames = {"smoothquant"}}));
+  rows.push_back(QAT_ROW(quantize.smooth.fold, word(), Matters::yes,
+                         "Where it comes out of the activations, each exact: norm (before q, k, v "
+                         "and gate, up), up_proj (before down_proj), v_proj (before o_proj).",
+                         {.when = kSmooth}));
 }
 
 void add_train_rows(std::vector<Field>& rows) {
@@ -486,7 +496,7 @@ const std::vector<Section>& recipe_sections() {
       {"quantize.calibrate", "quantize.calibrate.samples",
        "Ranges measured on data before training."},
       {"quantize.smooth", "quantize.smooth.alpha",
-       "SmoothQuant, folded into the norms before training."},
+       "SmoothQuant, folded into the weights before training."},
       {"train", "", "The training loop."},
       {"train.enable", "train.enable.order", "How fake quantization comes on, layer by layer."},
       {"train.schedule", "train.schedule.kind", "The learning rate over the run."},

@@ -28,6 +28,7 @@ enum class OnSpike { log, skip };
 enum class Metric { perplexity };
 enum class ExportFormat { hf, hf_master, compressed_tensors };
 enum class SmoothMode { off, fixed, search };
+enum class SmoothFold { norm, up_proj, v_proj };
 
 /// A key that is one of a few words or a path; `path` is set only when the word is E::path.
 template <class E>
@@ -71,8 +72,8 @@ struct DataOptions {
   bool packing = true, shuffle = true;
   std::string text_field = "text", prompt_field = "prompt", completion_field = "completion";
   std::string messages_field = "messages";
-  std::string separator;                     ///< between prompt and completion
-  WordOrPath<TemplateKind> chat_template;    ///< of messages records
+  std::string separator;                   ///< between prompt and completion
+  WordOrPath<TemplateKind> chat_template;  ///< of messages records
   WordOrPath<CacheKind> cache;
 };
 
@@ -120,6 +121,7 @@ struct SmoothAlpha {
 };
 struct SmoothOptions {
   SmoothAlpha alpha;
+  std::vector<SmoothFold> fold = {SmoothFold::norm, SmoothFold::up_proj, SmoothFold::v_proj};
 };
 
 struct QuantizeOptions {

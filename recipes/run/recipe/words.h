@@ -38,6 +38,7 @@ QAT_WORDS(ScaleRule, {"amax", amax}, {"half_range", half_range}, {"no_clip", no_
 QAT_WORDS(ScaleType, {"f32", f32}, {"bf16", bf16}, {"f16", f16}, {"portable", portable})
 QAT_WORDS(CalibrationRange, {"min_max", min_max}, {"minmax", min_max}, {"percentile", percentile},
           {"mse", mse})
+QAT_WORDS(SmoothFold, {"norm", norm}, {"up_proj", up_proj}, {"v_proj", v_proj})
 QAT_WORDS(EnableOrder, {"front_to_back", front_to_back}, {"back_to_front", back_to_front},
           {"sensitivity", sensitivity})
 QAT_WORDS(ScheduleKind, {"cosine", cosine}, {"linear", linear}, {"wsd", wsd},
