@@ -171,18 +171,19 @@ struct HeadLoss {
 };
 
 /// codes i8, scale f32 and zero f32 of x by spec. scale/zero are [rows, groups] or [1] per tensor.
-/// With given_scale (and given_zero when asymmetric) the grid is taken, not computed: then scale
-/// and zero outputs may be empty. zero may be empty for a symmetric spec. code = clamp(rne(x *
-/// (1/scale)) + zero, qmin, qmax); a scale of 0 is stored as the smallest normal value of the scale
-/// type so that nothing divides by zero. Finite x never gives NaN; NaN in x makes its scale NaN
-/// (see quant_math.h).
+/// With given_scale (and given_zero when asymmetric) the grid is taken, not computed: then scale and
+/// zero outputs may be empty. zero may be empty for a symmetric spec; where the range has a minimum
+/// it holds that (see Grid).
+/// code = clamp(rne(x * (1/scale)) + zero, qmin, qmax); a scale of 0 is stored as the smallest normal
+/// value of the scale type so that nothing divides by zero. Finite x never gives NaN; NaN in x makes
+/// its scale NaN (see quant_math.h).
 struct Quantize {
   ConstView x, given_scale, given_zero;
   View codes, scale, zero;
   QuantSpec spec;
 };
 
-/// y = (codes - zero) * scale, rounded to y's dtype (f32, bf16).
+/// y = (codes - zero) * scale + minimum, rounded to y's dtype (f32, bf16).
 struct Dequantize {
   ConstView codes, scale, zero;
   View y;

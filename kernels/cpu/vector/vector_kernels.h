@@ -16,7 +16,8 @@ struct SegmentJob {
   void* y;       ///< i8: codes; f32 or bf16: values on the grid; null: the grids alone
   DType y_type;
   const float *given_scale, *given_zero;  ///< null: computed (a null zero with a scale: 0)
-  float *scale, *zero;                    ///< null: not wanted
+  const float* given_inverse;             ///< null: 1 / given_scale
+  float *scale, *zero;                    ///< null: not wanted; zero: second_of the grid
   int64_t segments, length;
   QuantSpec spec;
 };
@@ -27,6 +28,7 @@ struct DequantizeJob {
   void* y;
   DType y_type;
   int64_t segments, length;
+  QuantSpec spec;
 };
 
 struct GradientJob {
@@ -104,6 +106,8 @@ struct VectorKernels {
   void (*swiglu_backward)(const void* dy, const void* gate, const void* up, void* dgate, void* dup,
                           DType type, int64_t count);
   Extent (*extent)(const void* x, DType type, int64_t count);
+  /// The extent of the values alone; {infinity, -infinity} of none.
+  Extent (*bare_extent)(const void* x, DType type, int64_t count);
   /// The first value of largest magnitude.
   float (*peak)(const void* x, DType type, int64_t count);
   void (*quantize)(const SegmentJob&);
