@@ -237,6 +237,7 @@ QuantizedMatrix CompressedWeights::read(const std::string& weight) const {
     m.zeros.assign(zeros.begin(), zeros.end());
   }
   check_matrix(m, file_ + ": " + printable(name));
+  check_positive_scales(m, file_ + ": " + printable(name));
   return m;
 }
 

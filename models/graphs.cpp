@@ -24,7 +24,10 @@ TrainingGraph build_training_graph(const TrainingSpec& spec, const EnabledLayers
   inputs.w_VC = decoder_head(b, spec.config, spec.build);
   inputs.targets_T = b.input(kTargets, {spec.build.tokens()}, DType::i32);
   inputs.inv_tokens = b.input(kInvTokens, {1}, DType::f32);
-  result.sums = head_loss(b, inputs, spec.loss).sums;
+  {
+    Builder::Scope scope(b, kHeadPath);
+    result.sums = head_loss(b, inputs, spec.loss).sums;
+  }
 
   insert_quantizers(result.graph, spec.plan, enabled);
   result.gradients = differentiate(result.graph, spec.trained);
@@ -43,6 +46,7 @@ ForwardGraph build_forward_graph(const ForwardSpec& spec) {
   Builder b(result.graph);
   result.hidden = decoder_hidden(b, spec.config, spec.build);
   const Id head = decoder_head(b, spec.config, spec.build);
+  Builder::Scope scope(b, kHeadPath);
   std::vector<Id> keep;
   if (spec.output == ForwardSpec::Output::loss) {
     LossInputs inputs{};

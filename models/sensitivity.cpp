@@ -81,8 +81,11 @@ int64_t layer_of(const std::string& path) {
 
 }  // namespace
 
-std::vector<LayerSensitivity> measure_sensitivity(const MeasuredModel& model, const QuantPlan& plan,
+std::vector<LayerSensitivity> measure_sensitivity(const MeasuredModel& model,
+                                                  const QuantPlan& whole_plan,
                                                   const std::vector<Batch>& batches) {
+  QuantPlan plan = whole_plan;
+  for (const char* path : {kEmbeddingPath, kHeadPath}) plan.linears.erase(path);
   std::set<int64_t> layers;
   for (const auto& [path, quant] : plan.linears) layers.insert(layer_of(path));
   if (layers.empty()) return {};

@@ -73,7 +73,8 @@ Id fake_quant(Builder& b, Id x, const QuantSpec& spec, DType dtype, Id given_sca
 /// Matmul of int8 codes with exact integer sums: what linear(dequantize(a), dequantize(w)) means.
 Id linear_int8(Builder& b, const Quantized& a, const Quantized& w, DType dtype, Id bias_O = kNone);
 
-/// Where the statistics of a value go: states that each run widens or adds to, kNone where not wanted.
+/// Where the statistics of a value go: states that each run widens or adds to, kNone where not
+/// wanted.
 struct ObserveInto {
   Id column_amax_C = kNone;  ///< f32 [C], starts at 0
   Id min_max = kNone;        ///< f32 [2], starts at +infinity, -infinity
@@ -91,6 +92,6 @@ Shape scale_shape(const Shape& x, const QuantSpec& spec);
 
 /// The op objects that passes match on.
 extern const Op kLinear, kLinearInt8, kFakeQuant, kQuantize, kDequantize, kCast, kRmsNormBackward,
-    kAdd, kMatmulTn, kHeadLoss, kObserve;
+    kAdd, kMatmulTn, kHeadLoss, kObserve, kEmbedding;
 
 }  // namespace qat

@@ -17,7 +17,9 @@ struct LinearQuant {
   bool static_activation = false;  ///< the scale is calibrated and read from the Store
 };
 
-/// Keyed by the path of the linear, e.g. model.layers.3.mlp.up_proj.
+/// Keyed by the path of the linear, e.g. model.layers.3.mlp.up_proj. model.embed_tokens is the
+/// embedding (its table alone), lm_head the head; where the two are tied the grid of the weight
+/// stands with the embedding.
 struct QuantPlan {
   std::map<std::string, LinearQuant> linears;
 };

@@ -250,6 +250,7 @@ class Writer {
     QuantizedMatrix matrix = model_.codes(tensor);
     matrix.spec = *tensor.quant.weight;
     check_matrix(matrix, "compressed-tensors export: " + tensor.name);
+    check_positive_scales(matrix, "compressed-tensors export: " + tensor.name);
     if (matrix.shape != tensor.shape)
       internal_error("compressed-tensors export: {} was given codes of another shape", tensor.name);
     check_scales(matrix, options_.scale_type, tensor.name);

@@ -1,10 +1,13 @@
 #include "recipes/run/exporting.h"
 
+#include <algorithm>
+#include <cctype>
 #include <filesystem>
 
 #include "engine/core/log.h"
 #include "kernels/float_types.h"
 #include "models/export/compressed_tensors.h"
+#include "models/export/gguf.h"
 #include "models/export/huggingface.h"
 #include "recipes/run/recipe/words.h"
 #include "recipes/run/tokenizer_files.h"
@@ -25,6 +28,15 @@ std::string module_of(const std::string& weight) {
 
 enum class Weights { on_grid, masters };
 
+// Q8_0, Q4_K_M, F16, BF16.
+bool is_type_name(std::string word) {
+  std::transform(word.begin(), word.end(), word.begin(),
+                 [](unsigned char c) { return std::toupper(c); });
+  if (word == "F32" || word == "F16" || word == "BF16") return true;
+  return word.size() >= 4 && word[0] == 'Q' && std::isdigit(static_cast<unsigned char>(word[1])) &&
+         word[2] == '_';
+}
+
 class Exporter {
  public:
   explicit Exporter(const FinishInputs& in) : in_(in) {}
@@ -37,6 +49,10 @@ class Exporter {
         return export_huggingface(directory, model(Weights::masters), files());
       case recipe::ExportFormat::compressed_tensors:
         return export_compressed_tensors(directory, model(Weights::on_grid), files());
+      case recipe::ExportFormat::gguf:
+        export_gguf(directory, model(Weights::on_grid),
+                    {.name = model_name(), .tokenizer = &in_.tokenizer});
+        return;
     }
   }
 
@@ -88,6 +104,20 @@ class Exporter {
     return matrix;
   }
 
+  // What the model is called: by where it came from, or by its run.
+  std::string model_name() const {
+    fs::path path = in_.source.empty() ? fs::path(in_.recipe.out) : fs::path(in_.source);
+    if (path.filename().empty()) path = path.parent_path();
+    std::string name = path.filename().string();
+    if (!name.ends_with(".gguf")) return name;
+    name.resize(name.size() - std::string_view(".gguf").size());
+    // "SmolLM2-135M-Instruct.Q4_1": the type it was read from is not the one it is written in.
+    const size_t end = name.find_last_of("-.");
+    if (end != std::string::npos && end + 1 < name.size() && is_type_name(name.substr(end + 1)))
+      name.resize(end);
+    return name;
+  }
+
   ExportFiles files() const {
     ExportFiles files;
     if (fs::is_directory(in_.source)) files.source_directory = in_.source;
@@ -112,7 +142,8 @@ json export_all(const FinishInputs& in) {
     exporter.run(format, directory);
     uint64_t bytes = 0;
     for (const auto& entry : fs::directory_iterator(directory))
-      if (entry.path().extension() == ".safetensors") bytes += entry.file_size();
+      if (entry.path().extension() == ".safetensors" || entry.path().extension() == ".gguf")
+        bytes += entry.file_size();
     log::info("exported {} ({:.1f} MiB of tensors), read back equal bit for bit", directory,
               double(bytes) / 1048576);
     done[name] = {{"path", directory}, {"tensor_bytes", bytes}, {"verified", true}};

@@ -80,7 +80,7 @@ void finish_run(const FinishInputs& in) {
       {"recipe_hash", recipe::recipe_hash(in.recipe)}, {"steps", in.recipe.train.steps},
       {"skipped_steps", in.skipped_steps},
       {"parameters", in.config.parameters()},          {"preset", in.recipe.quantize.preset},
-      {"quantized_linears", in.plan.linears.size()},   {"evaluations", in.results}};
+      {"quantized_linears", planned_linears(in.plan)}, {"evaluations", in.results}};
   result["samples"] = generate_samples(in);
   result["exports"] = export_all(in);
   const std::vector<std::string> table = result_table(in.results);

@@ -57,7 +57,7 @@ int main(int argc, char** argv) {
                                            {"tokens", result.tokens},
                                            {"nll", result.nll},
                                            {"perplexity", result.perplexity},
-                                           {"quantized_linears", bundle.plan.linears.size()}};
+                                           {"quantized_linears", planned_linears(bundle.plan)}};
       std::printf("%s\n", line.dump().c_str());
     } else {
       std::printf("perplexity %.4f  (nll %.6f, %ld tokens in %ld windows of %ld)\n",

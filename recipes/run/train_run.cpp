@@ -20,6 +20,7 @@
 #include "engine/train/time_limit.h"
 #include "models/evaluate.h"
 #include "models/export/export_model.h"
+#include "models/export/gguf.h"
 #include "models/families.h"
 #include "models/memory_plan.h"
 #include "models/prepare.h"
@@ -43,14 +44,17 @@ namespace {
 constexpr size_t kChatTemplateBytes = size_t(16) << 20;
 
 // What an exporter cannot write is refused before anything is trained.
-void check_exports(const recipe::Recipe& recipe) {
+void check_exports(const recipe::Recipe& recipe, const ModelConfig& config, const QuantPlan& plan,
+                   const Tokenizer& tokenizer) {
   const recipe::ActivationQuant& activations = recipe.quantize.activations;
-  for (const recipe::ExportFormat format : recipe.exports)
+  for (const recipe::ExportFormat format : recipe.exports) {
+    if (format == recipe::ExportFormat::gguf) check_gguf_export(config, plan, &tokenizer);
     if (format == recipe::ExportFormat::compressed_tensors && activations.bits &&
         activations.per == recipe::ActivationPer::tensor && activations.dynamic)
       refuse(
           "export: compressed-tensors has no dynamic scale per tensor; set "
           "quantize.activations.per: token, or quantize.activations.dynamic: false");
+  }
 }
 
 class TrainRun {
@@ -137,8 +141,8 @@ class TrainRun {
   RunDirectory directory_;
   std::unique_ptr<SaveFailures> failures_;
   std::vector<int64_t> sensitivity_order_;  ///< when the recipe asks for that order
-  TrainerState resumed_;        ///< of the checkpoint this process goes on from
-  double save_seconds_ = 0;     ///< the longest save so far, or a guess before the first
+  TrainerState resumed_;                    ///< of the checkpoint this process goes on from
+  double save_seconds_ = 0;  ///< the longest save so far, or a guess before the first
   bool save_measured_ = false;
   std::string stop_reason_;
   json results_ = json::object();  ///< what was measured before training, kept in checkpoints
@@ -200,7 +204,7 @@ void TrainRun::open_model_description() {
     refuse("distill.teacher: it has {} tokens, the model {}; both need one tokenizer",
            teacher_config_->vocab, config_.vocab);
   quant_ = make_quant_setup(recipe_.quantize, config_);
-  check_exports(recipe_);
+  check_exports(recipe_, config_, quant_.plan, *tokenizer_);
   make_schedules();
 }
 
@@ -224,14 +228,15 @@ void TrainRun::save_model_description() const {
 
 void TrainRun::describe() const {
   for (const std::string& warning : recipe_.warnings) log::warn("{}", warning);
-  for (const std::string& note : quant_.notes) log::warn("{}", note);
+  for (const std::string& note : quant_.fallbacks) log::warn("{}", note);
   log::info("recipe {}  backend cpu ({}, {} threads)", recipe::recipe_hash(recipe_), cpu_isa(),
             stream_.threads());
   log::info("model {}: {} layers, {:.1f}M parameters", config_.architecture, config_.layers,
             double(config_.parameters()) / 1e6);
   if (!quant_.plan.linears.empty())
-    log::info("quantized: {} of {} linears, {}", quant_.plan.linears.size(),
+    log::info("quantized: {} of {} linears, {}", planned_linears(quant_.plan),
               decoder_linears(config_).size(), recipe::scheme_text(recipe_.quantize));
+  for (const std::string& note : quant_.notes) log::info("{}", note);
   if (recipe_.train.steps > 0) {
     log::info("schedule: {}", quant_schedule_->timeline(recipe_.train.steps));
     log::info("learning rate: {}", schedule_->describe());
@@ -302,7 +307,8 @@ void TrainRun::load_weights() {
                           masters);
   if (recipe_.distill.teacher.word == recipe::TeacherKind::self)
     load_parameters(*source_, store_, kTeacherPrefix, recipe_.dtype, Category::teacher);
-  if (teacher_) load_parameters(*teacher_, store_, kTeacherPrefix, recipe_.dtype, Category::teacher);
+  if (teacher_)
+    load_parameters(*teacher_, store_, kTeacherPrefix, recipe_.dtype, Category::teacher);
   teacher_.reset();
   CheckpointOptions options;
   options.run_id = run_id_;
@@ -431,6 +437,8 @@ void TrainRun::before_training() {
     make_schedules();
     log::info("schedule: {}", quant_schedule_->timeline(recipe_.train.steps));
   }
+  if (recipe_.quantize.weights.rounding == recipe::Rounding::ggml)
+    round_masters_as_ggml(quant_.plan, store_);
   results_["ptq"] = evaluate("PTQ", quant_.plan);
 }
 
@@ -484,7 +492,8 @@ StepResult TrainRun::take_step() {
 
 // A step that could not be saved any more is not begun.
 bool TrainRun::out_of_time(double step_seconds) {
-  if (!time_limit_.given() || time_limit_.leaves_room_for(step_seconds, save_seconds_)) return false;
+  if (!time_limit_.given() || time_limit_.leaves_room_for(step_seconds, save_seconds_))
+    return false;
   stop_reason_ = fmt::format(
       "the time limit ({:.1f} s left, of which a step takes {:.1f} s and a save {:.1f} s)",
       std::max(0.0, time_limit_.seconds_left()), step_seconds, save_seconds_);

@@ -144,6 +144,16 @@ const FieldCondition kSymmetricActivations = {
     [](const Recipe& r) {
       return r.quantize.activations.bits && r.quantize.activations.symmetric;
     }};
+const FieldCondition kActivationGroup = {
+    "quantize.activations.per is group and quantize.activations.bits a number",
+    {"quantize.activations.bits", "quantize.activations.per", "quantize.preset"},
+    [](const Recipe& r) {
+      return r.quantize.activations.bits && r.quantize.activations.per == ActivationPer::group;
+    }};
+const FieldCondition kAsymmetricWeights = {
+    "quantize.weights.symmetric is false and quantize.weights.bits a number",
+    {"quantize.weights.bits", "quantize.weights.symmetric", "quantize.preset"},
+    [](const Recipe& r) { return r.quantize.weights.bits && !r.quantize.weights.symmetric; }};
 const FieldCondition kPercentile = {
     "quantize.calibrate.range is percentile", {"quantize.calibrate.range"}, [](const Recipe& r) {
       return r.quantize.calibrate.range == CalibrationRange::percentile;
@@ -270,19 +280,25 @@ void add_quantize_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW(quantize.weights.symmetric, toggle(), Matters::yes,
                          "Zero point 0; off: a zero point a scale.",
                          {.when = kWeights, .default_note = preset, .nicknames = {"sym"}}));
+  rows.push_back(QAT_ROW(quantize.weights.offset, word(), Matters::yes,
+                         "Where codes count from: a zero_point that is itself a code, or the "
+                         "group's minimum as a real number (GGUF Q4_1).",
+                         {.when = kAsymmetricWeights, .default_note = preset}));
   rows.push_back(QAT_ROW(quantize.weights.range, word(), Matters::yes,
                          "Codes of b bits: strict is -(2^(b-1)-1) to 2^(b-1)-1, full has one more "
                          "below.",
                          {.when = kSymmetricWeights, .default_note = preset}));
-  rows.push_back(QAT_ROW(quantize.weights.rounding, word(), Matters::yes,
-                         "nearest: half to even, trained with the straight-through gradient.",
-                         {.when = kWeights, .default_note = preset}));
+  rows.push_back(
+      QAT_ROW(quantize.weights.rounding, word(), Matters::yes,
+              "nearest: half to even, trained with the straight-through gradient; ggml: the codes "
+              "llama.cpp's own quantizer chooses, where train.steps is 0.",
+              {.when = kWeights, .default_note = preset}));
   rows.push_back(
       QAT_ROW(quantize.weights.scale, word(), Matters::yes,
               "Rule for the scale: amax max|x|/qmax; half_range max|x|/((qmax-qmin)/2); "
               "no_clip the smallest that clips nothing; signed_max m/qmin, m of largest "
               "magnitude; min_max (max-min)/(qmax-qmin), no_clip if symmetric; mse least "
-              "squared error.",
+              "squared error; mse_signed the same, negative where that helps (GGUF).",
               {.when = kWeights,
                .default_note = "the preset's; min_max if symmetric is "
                                "off"}));
@@ -296,8 +312,12 @@ void add_quantize_rows(std::vector<Field>& rows) {
                          {.default_note = preset, .nicknames = {"a_bits", "num_bits"}}));
   rows.push_back(
       QAT_ROW(quantize.activations.per, word(), Matters::yes,
-              "What shares a scale: a token, or the whole tensor.",
-              {.when = kActivations, .default_note = "the preset's; tensor if dynamic is off"}));
+              "What shares a scale: a token, a group within one, or the whole tensor.",
+              {.when = kActivations,
+               .default_note = "the preset's; tensor if dynamic is off; group if group is set"}));
+  rows.push_back(QAT_ROW(quantize.activations.group, whole(2, kWide), Matters::yes,
+                         "Values a group; must divide the inputs of every quantized matrix.",
+                         {.when = kActivationGroup, .default_note = preset}));
   rows.push_back(
       QAT_ROW(quantize.activations.dynamic, toggle(), Matters::yes,
               "Scales computed from each input as the model runs; off: from calibration.",
@@ -316,6 +336,10 @@ void add_quantize_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW(quantize.activations.scale_type, word(), Matters::yes,
                          "As quantize.weights.scale_type.",
                          {.when = kActivations, .default_note = preset}));
+  rows.push_back(QAT_ROW(quantize.activations.divide, word(), Matters::yes,
+                         "What values are divided by: the scale as stored, or exact, before it "
+                         "is rounded to scale_type (what ggml does).",
+                         {.when = kActivations, .default_note = preset}));
 
   rows.push_back(QAT_ROW(quantize.include, text(), Matters::yes,
                          "Matrices to quantize: names or patterns with * and ?.",
@@ -324,6 +348,13 @@ void add_quantize_rows(std::vector<Field>& rows) {
                          "Matrices to leave out of include.", {.nicknames = {"ignore", "skip"}}));
   rows.push_back(QAT_ROW(quantize.layers, layer_ranges(), Matters::yes,
                          "Layers to quantize, counted from 0, such as [0-3, 7]; empty: all."));
+  rows.push_back(QAT_ROW(quantize.embeddings, word(), Matters::yes,
+                         "Grid of the embeddings: q8_0 is int8 in blocks of 32 with f16 scales. "
+                         "With a tied head it is the head's too.",
+                         {.default_note = preset}));
+  rows.push_back(QAT_ROW(quantize.head, word(), Matters::yes,
+                         "Grid of the output head; its input is quantized as the activations are.",
+                         {.default_note = preset}));
   rows.push_back(QAT_ROW(quantize.calibrate.samples, whole(1, kMany), Matters::yes,
                          "Training sequences that calibration looks at."));
   rows.push_back(QAT_ROW(quantize.calibrate.range, word(), Matters::yes,
@@ -467,7 +498,8 @@ void add_output_rows(std::vector<Field>& rows) {
                          "Above 0 draws at random; 0 takes the likeliest token."));
   rows.push_back(QAT_ROW_AS("export", exports, word(), Matters::no,
                             "What to write at the end: hf (weights on their grid, F32), hf-master "
-                            "(the high-precision weights), compressed-tensors (integer codes)."));
+                            "(the high-precision weights), compressed-tensors (integer codes), "
+                            "gguf (llama.cpp)."));
 }
 
 }  // namespace

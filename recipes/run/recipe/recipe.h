@@ -15,8 +15,10 @@ namespace qat::recipe {
 
 enum class Backend { automatic, cpu, cuda };
 enum class DataFormat { by_extension, text, prompt_completion, messages };
-enum class Rounding { nearest };
-enum class ActivationPer { token, tensor };
+enum class Rounding { nearest, ggml };
+enum class ActivationPer { token, tensor, group };
+enum class Offset { zero_point, minimum };
+enum class TableGrid { none, q8_0 };
 enum class SymmetricRange { strict, full };
 enum class CalibrationRange { min_max, percentile, mse };
 enum class EnableOrder { front_to_back, back_to_front, sensitivity };
@@ -26,7 +28,7 @@ enum class MasterWeights { fp32, bf16_stochastic };
 enum class RecomputePolicy { off, cheap, block };
 enum class OnSpike { log, skip };
 enum class Metric { perplexity };
-enum class ExportFormat { hf, hf_master, compressed_tensors };
+enum class ExportFormat { hf, hf_master, compressed_tensors, gguf };
 enum class SmoothMode { off, fixed, search };
 enum class SmoothFold { norm, up_proj, v_proj };
 
@@ -83,6 +85,7 @@ struct WeightQuant {
   Per per = Per::row;
   int64_t group = 0;
   bool symmetric = true;
+  Offset offset = Offset::zero_point;  ///< when not symmetric
   SymmetricRange range = SymmetricRange::strict;
   Rounding rounding = Rounding::nearest;
   ScaleRule scale = ScaleRule::amax;
@@ -90,6 +93,8 @@ struct WeightQuant {
   /// The group was written in the recipe, not taken from the preset: a matrix it does not divide is
   /// refused instead of falling back.
   bool group_by_hand = false;
+  /// What becomes of a matrix whose rows the preset's blocks do not divide; goes with the preset.
+  enum class Fallback { int8_rows, unquantized } fallback = Fallback::int8_rows;
 
   QuantSpec spec() const;
 };
@@ -98,11 +103,13 @@ struct WeightQuant {
 struct ActivationQuant {
   std::optional<int64_t> bits;  ///< none: activations stay as they are
   ActivationPer per = ActivationPer::token;
+  int64_t group = 0;
   bool dynamic = true;  ///< false: the range comes from calibration (quantize.calibrate)
   bool symmetric = true;
   SymmetricRange range = SymmetricRange::strict;
   ScaleRule scale = ScaleRule::amax;
   ScaleType scale_type = ScaleType::f32;
+  Division divide = Division::stored;
 
   QuantSpec spec() const;
 };
@@ -132,10 +139,12 @@ struct QuantizeOptions {
                                       "gate_proj", "up_proj", "down_proj"};
   std::vector<std::string> exclude;
   std::vector<LayerRange> layers;  ///< empty: all
+  TableGrid embeddings = TableGrid::none, head = TableGrid::none;
   CalibrateOptions calibrate;
   SmoothOptions smooth;
 
-  bool any() const { return weights.bits || activations.bits; }
+  bool tables() const { return embeddings != TableGrid::none || head != TableGrid::none; }
+  bool any() const { return weights.bits || activations.bits || tables(); }
 };
 
 struct EnableOptions {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "engine/core/error.h"
+#include "recipes/run/recipe/export_targets.h"
 #include "recipes/run/recipe/field.h"
 #include "recipes/run/recipe/parse_value.h"
 #include "recipes/run/recipe/presets.h"
@@ -81,6 +82,9 @@ void fill_quantize(Recipe& recipe, const Sources& sources) {
 
   ActivationQuant& activations = recipe.quantize.activations;
   if (!activations.dynamic && !sources.by_hand(a + "per")) activations.per = ActivationPer::tensor;
+  const bool groups = sources.by_hand(a + "group");
+  if (groups && !sources.by_hand(a + "per")) activations.per = ActivationPer::group;
+  if (activations.per != ActivationPer::group && !groups) activations.group = 0;
   if (!sources.by_hand(a + "scale") && !activations.symmetric &&
       activations.scale != ScaleRule::mse)
     activations.scale = ScaleRule::min_max;
@@ -179,15 +183,28 @@ void check_quantize(const Recipe& recipe, const Sources& sources) {
                       "no group", "set quantize.weights.group, for example to 32");
     check_scale_rule({"quantize.weights", weights.range, weights.scale, *weights.bits},
                      weights.symmetric, sources);
+    if (weights.rounding == Rounding::ggml && recipe.train.steps > 0)
+      refuse_together(sources, "quantize.weights.rounding", "nearest where train.steps is above 0",
+                      "ggml",
+                      "ggml's rule is for models that are not trained: change one of the two");
+    if (!weights.symmetric && weights.offset == Offset::minimum &&
+        weights.scale != ScaleRule::min_max)
+      refuse_together(sources, "quantize.weights.scale",
+                      "min_max where quantize.weights.offset is minimum", word_of(weights.scale),
+                      "change one of the two");
   }
   if (activations.bits) {
     check_scale_rule(
         {"quantize.activations", activations.range, activations.scale, *activations.bits},
         activations.symmetric, sources);
-    if (!activations.dynamic && activations.per == ActivationPer::token)
+    if (!activations.dynamic && activations.per != ActivationPer::tensor)
       refuse_together(sources, "quantize.activations.per",
-                      "tensor where quantize.activations.dynamic is off", "token",
+                      "tensor where quantize.activations.dynamic is off", word_of(activations.per),
                       "calibrated scales cannot follow single tokens: change one of the two");
+    if (activations.per == ActivationPer::group && activations.group == 0)
+      refuse_together(sources, "quantize.activations.per",
+                      "quantize.activations.group beside group", "no group",
+                      "set quantize.activations.group, for example to 32");
   }
   if (recipe.quantize.any() && recipe.quantize.include.empty())
     refuse_together(sources, "quantize.include", "at least one matrix to quantize", "an empty list",
@@ -253,6 +270,15 @@ void check_out(const Recipe& recipe, const Sources& sources) {
                     "choose another one");
 }
 
+/// A grid that a format of `export` cannot hold.
+void check_targets(const Recipe& recipe, const Sources& sources) {
+  for (const ExportFormat format : recipe.exports)
+    if (const auto found = misfit(recipe.quantize, format))
+      refuse_together(sources, found->key,
+                      fmt::format("{} where export lists {}", found->expected, word_of(format)),
+                      found->got, "change it, or remove the format");
+}
+
 void check_outputs(Recipe& recipe, Sources& sources) {
   if (!recipe.evaluate.metrics.empty() && recipe.data.eval.empty())
     refuse_together(sources, "evaluate.metrics", "data.eval beside perplexity", "no text",
@@ -285,6 +311,12 @@ void add_warnings(Recipe& recipe, const Sources& sources) {
           "quantize.weights.group: no deployment format has groups of {}; take a multiple of 32",
           weights.group));
   }
+  const auto& exports = recipe.exports;
+  if (std::find(exports.begin(), exports.end(), ExportFormat::gguf) != exports.end() &&
+      quantize.activations.bits && !as_llama_cpp_computes(quantize.activations))
+    lines.push_back(
+        "quantize.activations: llama.cpp computes with int8 in blocks of 32, scales in f16 (the "
+        "activations of the gguf presets), whatever was trained");
   if (quantize.any() && train.steps > 0 && train.warmup_bf16 >= train.steps)
     lines.push_back(
         fmt::format("train.warmup_bf16: {} of {} steps, so no step trains with quantization",
@@ -317,6 +349,7 @@ Recipe resolve(const Assignments& written, const std::string& name) {
   const Preset& preset = preset_named(recipe.quantize.preset);
   recipe.quantize.weights = preset.weights;
   recipe.quantize.activations = preset.activations;
+  recipe.quantize.embeddings = recipe.quantize.head = preset.tables;
   for (const auto& field : recipe_fields()) read(field.key);
 
   Sources sources(written, name);
@@ -326,6 +359,7 @@ Recipe resolve(const Assignments& written, const std::string& name) {
   check_quantize(recipe, sources);
   check_train(recipe, sources);
   check_outputs(recipe, sources);
+  check_targets(recipe, sources);
   check_out(recipe, sources);
   add_warnings(recipe, sources);
   return recipe;

@@ -29,12 +29,16 @@ QAT_WORDS(Backend, {"auto", automatic}, {"cpu", cpu}, {"cuda", cuda})
 QAT_WORDS(DType, {"bf16", bf16}, {"fp32", f32})
 QAT_WORDS(DataFormat, {"auto", by_extension}, {"text", text},
           {"prompt_completion", prompt_completion}, {"messages", messages})
-QAT_WORDS(Rounding, {"nearest", nearest})
+QAT_WORDS(Rounding, {"nearest", nearest}, {"ggml", ggml})
 QAT_WORDS(Per, {"channel", row}, {"tensor", tensor}, {"group", group})
-QAT_WORDS(ActivationPer, {"token", token}, {"tensor", tensor})
+QAT_WORDS(ActivationPer, {"token", token}, {"tensor", tensor}, {"group", group})
+QAT_WORDS(Offset, {"zero_point", zero_point}, {"minimum", minimum})
+QAT_WORDS(TableGrid, {"none", none}, {"q8_0", q8_0})
+QAT_WORDS(Division, {"stored", stored}, {"exact", exact})
 QAT_WORDS(SymmetricRange, {"strict", strict}, {"full", full})
 QAT_WORDS(ScaleRule, {"amax", amax}, {"half_range", half_range}, {"no_clip", no_clip},
-          {"signed_max", signed_max}, {"min_max", min_max}, {"minmax", min_max}, {"mse", mse})
+          {"signed_max", signed_max}, {"min_max", min_max}, {"minmax", min_max}, {"mse", mse},
+          {"mse_signed", mse_signed})
 QAT_WORDS(ScaleType, {"f32", f32}, {"bf16", bf16}, {"f16", f16}, {"portable", portable})
 QAT_WORDS(CalibrationRange, {"min_max", min_max}, {"minmax", min_max}, {"percentile", percentile},
           {"mse", mse})
@@ -49,7 +53,7 @@ QAT_WORDS(RecomputePolicy, {"off", off}, {"cheap", cheap}, {"block", block})
 QAT_WORDS(OnSpike, {"log", log}, {"skip", skip})
 QAT_WORDS(Metric, {"perplexity", perplexity})
 QAT_WORDS(ExportFormat, {"hf", hf}, {"hf-master", hf_master},
-          {"compressed-tensors", compressed_tensors})
+          {"compressed-tensors", compressed_tensors}, {"gguf", gguf})
 // Of a WordOrPath: the words beside E::path.
 QAT_WORDS(ModelOrigin, {"scratch", scratch})
 QAT_WORDS(TeacherKind, {"none", none}, {"self", self})

@@ -1,0 +1,22 @@
+// Which grids the formats of a recipe's `export` can hold.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "recipes/run/recipe/recipe.h"
+
+namespace qat::recipe {
+
+/// A key whose value a format cannot hold.
+struct Misfit {
+  std::string key, expected, got;
+};
+
+/// The first key in the way of an export; nothing if the format holds the grid.
+std::optional<Misfit> misfit(const QuantizeOptions& quantize, ExportFormat format);
+
+/// True for activations as llama.cpp quantizes them beside Q8_0, Q4_0 and Q4_1 weights.
+bool as_llama_cpp_computes(const ActivationQuant& activations);
+
+}  // namespace qat::recipe
