@@ -8,6 +8,7 @@
 // Every kernel gives the same bits for any number of threads.
 #pragma once
 
+#include "kernels/packed.h"
 #include "kernels/quant_spec.h"
 #include "kernels/stream.h"
 #include "kernels/view.h"
@@ -98,11 +99,79 @@ struct BiasAdd {
   View y_TO;
 };
 
-/// out_C (f32) = or += sum over rows of x_TC.
+/// out_C (f32) = or += sum over rows of x_TC, or of x_TC * times_TC where that is given.
 struct ColumnSum {
   ConstView x_TC;
   View out_C, scratch;
   bool accumulate;
+  ConstView times_TC = {};
+};
+
+/// y = x * by (f32, bf16); y may be x.
+struct Scale {
+  ConstView x;
+  View y;
+  float by;
+};
+
+/// y_TC = x_TC * factor + bias_C: factor f32 [C] (by column) or [T] (by row); bias f32 [C],
+/// optional. y may be x.
+struct ScaleAxis {
+  enum class By : uint8_t { column, row };
+  ConstView x_TC, factor, bias_C;
+  View y_TC;
+  By by;
+};
+
+/// y = a / b (f32).
+struct Divide {
+  ConstView a, b;
+  View y;
+};
+
+/// out_T (f32) = or += sum over columns of a_TC * b_TC (f32).
+struct RowDot {
+  ConstView a_TC, b_TC;
+  View out_T;
+  bool accumulate;
+};
+
+/// y = x where kept, times 1 / (kept share), else 0. Which elements are kept follows from seed,
+/// position and the element's index alone. position i64 [2]: the step, and the row of the whole
+/// batch that row 0 of x is. rate is rounded to 1/65536.
+struct Dropout {
+  ConstView x_TC, position;
+  View y_TC;
+  float rate;
+  uint64_t seed;
+};
+
+/// The parts of a packed matrix from x (f32).
+struct Pack {
+  ConstView x;
+  PackedParts w;
+};
+
+/// y (f32 or bf16) = the values of a packed matrix.
+struct Unpack {
+  PackedView w;
+  View y;
+};
+
+/// Matmul with a packed right side: nt is a_TK . w_OKᵀ, nn is a_TO . w_OK. The values of the one
+/// matrix lie in scratch, in the dtype of a.
+struct MatmulPacked {
+  ConstView a;
+  PackedView w;
+  View c, scratch;
+  MatmulForm form;
+};
+
+/// y_OK (f32, optional) = w_OK + b_OR . a_RK; norm_O (f32, optional) = the length of its rows. w is
+/// f32 or bf16, a and b are f32 and may both be absent.
+struct AdapterMerge {
+  ConstView w_OK, a_RK, b_OR;
+  View y_OK, norm_O, scratch;
 };
 
 /// Rotary embedding of the half-split ("rotate_half") form on x_T(H*D); y may be x.
@@ -265,6 +334,15 @@ struct KernelTable {
   Kernel<MatmulInt8Groups> matmul_int8_groups;
   Kernel<BiasAdd> bias_add;
   Kernel<ColumnSum> column_sum;
+  Kernel<Scale> scale;
+  Kernel<ScaleAxis> scale_axis;
+  Kernel<Divide> divide;
+  Kernel<RowDot> row_dot;
+  Kernel<Dropout> dropout;
+  Kernel<Pack> pack;
+  Kernel<Unpack> unpack;
+  Kernel<MatmulPacked> matmul_packed;
+  Kernel<AdapterMerge> adapter_merge;
   Kernel<Rope> rope;
   Kernel<Attention> attention;
   Kernel<AttentionBackward> attention_backward;

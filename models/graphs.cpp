@@ -29,6 +29,7 @@ TrainingGraph build_training_graph(const TrainingSpec& spec, const EnabledLayers
     result.sums = head_loss(b, inputs, spec.loss).sums;
   }
 
+  insert_adapters(result.graph, spec.adapters, spec.plan, enabled, DropoutMode::on);
   insert_quantizers(result.graph, spec.plan, enabled);
   result.gradients = differentiate(result.graph, spec.trained);
   if (spec.fuse == Switch::on) fuse(result.graph, spec.groups);
@@ -62,7 +63,9 @@ ForwardGraph build_forward_graph(const ForwardSpec& spec) {
     result.logits = linear_f32(b, result.hidden, head);
     keep = {result.logits};
   }
-  insert_quantizers(result.graph, spec.plan, all_layers(spec.config));
+  const EnabledLayers enabled = all_layers(spec.config);
+  insert_adapters(result.graph, spec.adapters, spec.plan, enabled, DropoutMode::off);
+  insert_quantizers(result.graph, spec.plan, enabled);
   if (spec.fuse == Switch::on) fuse(result.graph, spec.groups);
   eliminate_dead(result.graph, keep);
   hoist(result.graph);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/ops/ops.h"
+#include "engine/passes/insert_adapters.h"
 #include "engine/passes/passes.h"
 #include "engine/train/trainer.h"
 #include "models/decoder.h"
@@ -24,6 +25,7 @@ struct TrainingSpec {
   DecoderBuild build;                  ///< micro-batch, sequence, dtypes of the student
   DType teacher_weights = DType::bf16;
   QuantPlan plan;
+  AdapterPlan adapters;  ///< with any, the model's own parameters are frozen
   LossWeights loss;
   std::vector<std::string> trained;  ///< parameter names
   Recompute recompute = Recompute::cheap;
@@ -47,6 +49,7 @@ struct ForwardSpec {
   ModelConfig config;
   DecoderBuild build;
   QuantPlan plan;
+  AdapterPlan adapters = {};
   Switch fuse = Switch::off;
   GroupScales groups = GroupScales::float_product;
   enum class Output { loss, logits } output = Output::loss;

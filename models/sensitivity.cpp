@@ -27,6 +27,7 @@ std::vector<std::vector<std::byte>> reference_states(const MeasuredModel& model,
   Graph graph;
   Builder b(graph);
   const Id hidden = decoder_hidden(b, model.config, build);
+  model.adapt(graph);
   MeasuringProgram program(std::move(graph), {hidden}, model, build);
   program.run_prologue();
   std::vector<std::vector<std::byte>> states;
@@ -52,6 +53,7 @@ MeanLoss measure(const MeasuredModel& model, const DecoderBuild& build, const Qu
   inputs.teacher_w_VC = inputs.w_VC;
   const Id sums =
       head_loss(b, inputs, {.cross_entropy = 1.0f, .kl = 1.0f, .temperature = 1.0f}).sums;
+  model.adapt(graph, plan, enabled);
   insert_quantizers(graph, plan, enabled);
   MeasuringProgram program(std::move(graph), {sums}, model, build);
   program.run_prologue();

@@ -26,8 +26,41 @@ Id linear_f32(Builder& b, Id x_TK, Id w_OK);
 Id matmul_nn(Builder& b, Id a_MK, Id b_KN);
 /// c_MN = a_KMᵀ . b_KN in f32; may be a gradient accumulator.
 Id matmul_tn(Builder& b, Id a_KM, Id b_KN);
+/// c_MN = a_MK . b_NKᵀ in f32 (both f32); may be a gradient accumulator.
+Id matmul_nt(Builder& b, Id a_MK, Id b_NK);
 /// Sum over rows in f32; may be a gradient accumulator.
 Id column_sum(Builder& b, Id x_TC);
+
+/// y = x * by; x itself if by is 1.
+Id scale(Builder& b, Id x, float by);
+/// y_TC = x_TC * factor_C + bias_C (optional); the bias is not trained.
+Id scale_columns(Builder& b, Id x_TC, Id factor_C, Id bias_C = kNone);
+/// y_TC = x_TC * factor_T; all f32.
+Id scale_rows(Builder& b, Id x_TC, Id factor_T);
+/// a / b; gradients stop at b.
+Id divide(Builder& b, Id a, Id other);
+/// x with a share `rate` of its elements set to 0 and the others enlarged. Which ones follows from
+/// seed, path, step and place. position: input i64 [2], see the kernel.
+Id dropout(Builder& b, Id x_TC, Id position, float rate, uint64_t seed);
+
+/// A frozen matrix [O, K] in few bits; absent parts are kNone.
+struct PackedWeight {
+  PackedSpec spec;
+  Shape shape;
+  Id codes, absmax, nested_absmax = kNone, nested_offset = kNone;
+};
+/// linear over a packed matrix, which is dequantized within the product.
+Id linear_packed(Builder& b, Id x_TK, const PackedWeight& w, Id bias_O = kNone);
+/// The values of a packed matrix.
+Id unpack(Builder& b, const PackedWeight& w, DType dtype);
+
+/// w_OK + b_OR . a_RK in f32, and the lengths of its rows.
+struct MergedWeight {
+  Id value, norm_O;
+};
+MergedWeight adapter_merge(Builder& b, Id w_OK, Id a_RK, Id b_OR);
+/// The lengths of the rows of w_OK + b_OR . a_RK, f32; gradients stop here.
+Id adapter_norm(Builder& b, Id w_OK, Id a_RK, Id b_OR);
 /// Rotary embedding, rotate-half form. cos_sin f32 [positions, D]; positions_T i32.
 Id rope(Builder& b, Id x, Id positions_T, Id cos_sin, int head_dim);
 

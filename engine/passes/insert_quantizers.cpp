@@ -21,7 +21,8 @@ class Inserter {
     graph_.nodes.clear();
     producers_.assign(graph_.values.size(), nullptr);
     for (Node& node : old)
-      for (Id out : node.outputs) producers_[size_t(out)] = &node;
+      for (Id out : node.outputs)
+        if (out != kNone) producers_[size_t(out)] = &node;
     for (Node& node : old) {
       if (takes_quantizers(node)) {
         builder_.place = {node.path, node.layer, node.backward};

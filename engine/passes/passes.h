@@ -1,6 +1,7 @@
 // The rewrites of the graph, in the order in which a training program applies them:
 //
 //   pass               needs                         leaves
+//   insert_adapters    a forward graph               low-rank products, packed matrices
 //   insert_quantizers  a forward graph               fake_quant before the planned linears
 //   differentiate      a forward graph with a loss   gradient nodes, gradients of parameters
 //   fuse               fake_quant + linear pairs     integer matmuls where the scheme allows

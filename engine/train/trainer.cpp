@@ -6,6 +6,7 @@
 
 #include "engine/core/error.h"
 #include "engine/core/log.h"
+#include "engine/quant/adapter_plan.h"
 
 namespace qat {
 
@@ -62,6 +63,10 @@ void Trainer::fill_inputs(const Batch& batch, int64_t first_row) {
   fill("targets", batch.targets);
   fill("positions", batch.positions);
   fill("first", batch.first);
+  if (const View position = store_.find(kDropoutPosition)) {
+    position.as<int64_t>()[0] = finished_;
+    position.as<int64_t>()[1] = first_row * batch.sequence;
+  }
 }
 
 // The watch sees every finite loss, skipped ones too: a loss that stays high is soon no spike.

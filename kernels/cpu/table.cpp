@@ -23,6 +23,15 @@ KernelTable fill_table() {
   table.rms_norm_backward = {cpu::rms_norm_backward, cpu::rms_norm_backward_scratch_bytes};
   table.bias_add = {cpu::bias_add, nullptr};
   table.column_sum = {cpu::column_sum, cpu::column_sum_scratch_bytes};
+  table.scale = {cpu::scale, nullptr};
+  table.scale_axis = {cpu::scale_axis, nullptr};
+  table.divide = {cpu::divide, nullptr};
+  table.row_dot = {cpu::row_dot, nullptr};
+  table.dropout = {cpu::dropout, nullptr};
+  table.pack = {cpu::pack, nullptr};
+  table.unpack = {cpu::unpack, nullptr};
+  table.matmul_packed = {cpu::matmul_packed, cpu::matmul_packed_scratch_bytes};
+  table.adapter_merge = {cpu::adapter_merge, cpu::adapter_merge_scratch_bytes};
   table.rope = {cpu::rope, nullptr};
   table.swiglu = {cpu::swiglu, nullptr};
   table.swiglu_backward = {cpu::swiglu_backward, nullptr};

@@ -25,7 +25,8 @@ void remove_tree(const std::string& path) {
 
 bool holds_a_model(const std::string& directory) {
   std::error_code error;
-  if (fs::exists(directory + "/config.json", error)) return true;
+  for (const char* name : {"/config.json", "/adapter_config.json"})
+    if (fs::exists(directory + name, error)) return true;
   for (const auto& entry : fs::directory_iterator(directory, error))
     if (entry.path().extension() != ".gguf") return false;
   return !error;
@@ -48,8 +49,8 @@ StagedDirectory::StagedDirectory(std::string target)
         fs::is_directory(status) && (fs::is_empty(target_, error) || holds_a_model(target_));
     if (!ours)
       refuse(
-          "{}: exists and is not an earlier export (a directory with config.json or .gguf files "
-          "alone); remove it or export elsewhere",
+          "{}: exists and is not an earlier export (a directory with config.json, "
+          "adapter_config.json or .gguf files alone); remove it or export elsewhere",
           target_);
   }
   remove_tree(staging_);

@@ -6,9 +6,11 @@
 
 #include "engine/core/log.h"
 #include "kernels/float_types.h"
+#include "models/adapter.h"
 #include "models/export/compressed_tensors.h"
 #include "models/export/gguf.h"
 #include "models/export/huggingface.h"
+#include "models/export/peft.h"
 #include "recipes/run/recipe/words.h"
 #include "recipes/run/tokenizer_files.h"
 
@@ -47,6 +49,8 @@ class Exporter {
         return export_huggingface(directory, model(Weights::on_grid), files());
       case recipe::ExportFormat::hf_master:
         return export_huggingface(directory, model(Weights::masters), files());
+      case recipe::ExportFormat::peft:
+        return export_peft(directory, in_.adapters, in_.config, in_.source, in_.store);
       case recipe::ExportFormat::compressed_tensors:
         return export_compressed_tensors(directory, model(Weights::on_grid), files());
       case recipe::ExportFormat::gguf:
@@ -74,12 +78,21 @@ class Exporter {
       }
     model.floats = [this](const ExportTensor& tensor, float* out) {
       if (tensor.quantized()) return dequantize(codes(tensor), out);
+      const std::string linear = module_of(tensor.name);
+      if (tensor.name.ends_with(".weight") && on_adapter_base(linear))
+        return merged_weight(in_.adapters, linear, tensor.shape, in_.store, in_.kernels, in_.stream,
+                             out);
       const View master = in_.store.get(tensor.name);
       in_.kernels.cast.run({master, {reinterpret_cast<std::byte*>(out), master.shape, DType::f32}},
                            in_.stream);
     };
     model.codes = [this](const ExportTensor& tensor) { return codes(tensor); };
     return model;
+  }
+
+  // Its values are made of a frozen matrix and an adapter, either of which may be plain.
+  bool on_adapter_base(const std::string& linear) const {
+    return in_.adapters.linears.count(linear) || in_.adapters.packed.count(linear);
   }
 
   // The very kernel of the training step, on the final masters.
@@ -95,7 +108,15 @@ class Exporter {
       return View{reinterpret_cast<std::byte*>(values.data()), shape, dtype};
     };
     Quantize args;
-    args.x = in_.store.get(tensor.name);
+    std::vector<float> merged;
+    if (const std::string linear = module_of(tensor.name); on_adapter_base(linear)) {
+      merged.resize(size_t(tensor.shape.count()));
+      merged_weight(in_.adapters, linear, tensor.shape, in_.store, in_.kernels, in_.stream,
+                    merged.data());
+      args.x = view(merged, tensor.shape, DType::f32);
+    } else {
+      args.x = in_.store.get(tensor.name);
+    }
     args.codes = view(matrix.codes, tensor.shape, DType::i8);
     args.scale = view(matrix.scales, {scales}, DType::f32);
     if (!matrix.zeros.empty()) args.zero = view(matrix.zeros, {scales}, DType::f32);
@@ -139,6 +160,14 @@ json export_all(const FinishInputs& in) {
   for (const recipe::ExportFormat format : in.recipe.exports) {
     const std::string name = recipe::word_of(format);
     const std::string directory = root + "/" + name;
+    if (!in.adapters.packed.empty() && format != recipe::ExportFormat::peft)
+      log::info("{}: the adapter is merged into the dequantized {} base", name,
+                recipe::word_of(in.recipe.adapter.base));
+    if (!in.adapters.packed.empty() && format == recipe::ExportFormat::peft)
+      log::info(
+          "peft: the adapter belongs to the {} base; on the unquantized one it is another "
+          "model",
+          recipe::word_of(in.recipe.adapter.base));
     exporter.run(format, directory);
     uint64_t bytes = 0;
     for (const auto& entry : fs::directory_iterator(directory))

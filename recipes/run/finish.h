@@ -20,6 +20,7 @@ struct FinishInputs {
   const Tokenizer& tokenizer;
   std::string chat_template;  ///< in place of the tokenizer's own; empty: its own
   const QuantPlan& plan;
+  const AdapterPlan& adapters;
   Store& store;
   const KernelTable& kernels;
   Stream& stream;

@@ -16,6 +16,7 @@ int main(int argc, char** argv) {
   std::string model, text, dtype = "fp32", cache;
   int64_t context = 512, max_windows = 0, rows = 4;
   int threads = 0;
+  AdapterArguments adapter;
   bool as_json = false, bos = false;
   app.add_option("model", model, "Hugging Face directory, .gguf file or run directory")->required();
   app.add_option("--text", text,
@@ -27,10 +28,12 @@ int main(int argc, char** argv) {
   app.add_option("--dtype", dtype, "of the computation")->check(CLI::IsMember({"fp32", "bf16"}));
   app.add_option("--rows", rows, "windows at a time")->check(CLI::PositiveNumber);
   app.add_option("--threads", threads, "0: all");
+  add_options(app, adapter);
   app.add_flag("--json", as_json, "print one JSON object");
   return run_command(app, argc, argv, [&] {
     Store store;
-    const ModelBundle bundle = open_model(model, store);
+    Stream stream(threads);
+    const ModelBundle bundle = open_model(model, store, cpu_kernels(), stream, adapter);
     fill_rope_table(bundle.config, store, "");
     TokenizeOptions tokenize;
     tokenize.encoder = text_encoder(*bundle.tokenizer, bundle.config);
@@ -41,12 +44,8 @@ int main(int argc, char** argv) {
                                            {.window = context,
                                             .max_windows = max_windows,
                                             .bos = bos ? bundle.tokenizer->bos_id() : -1});
-    ForwardSpec spec;
-    spec.config = bundle.config;
-    spec.plan = bundle.plan;
-    spec.fuse = Switch::on;
-    spec.build.dtype = dtype == "fp32" ? DType::f32 : DType::bf16;
-    Stream stream(threads);
+    const ForwardSpec spec =
+        forward_spec(bundle, store, dtype == "fp32" ? DType::f32 : DType::bf16);
     const Perplexity result =
         evaluate_perplexity(spec, store, cpu_kernels(), stream, windows, rows);
     if (as_json) {

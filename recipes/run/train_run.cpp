@@ -18,17 +18,21 @@
 #include "engine/train/signals.h"
 #include "engine/train/tensorboard.h"
 #include "engine/train/time_limit.h"
+#include "models/adapter.h"
 #include "models/evaluate.h"
 #include "models/export/export_model.h"
 #include "models/export/gguf.h"
+#include "models/export/peft.h"
 #include "models/families.h"
 #include "models/memory_plan.h"
 #include "models/prepare.h"
 #include "models/tokenizer/chat_template.h"
+#include "recipes/run/adapter_setup.h"
 #include "recipes/run/checkpointing.h"
 #include "recipes/run/finish.h"
 #include "recipes/run/model_bundle.h"
 #include "recipes/run/quant_setup.h"
+#include "recipes/run/recipe/words.h"
 #include "recipes/run/run_source.h"
 #include "recipes/run/scratch_model.h"
 #include "recipes/run/tokenizer_files.h"
@@ -45,16 +49,29 @@ constexpr size_t kChatTemplateBytes = size_t(16) << 20;
 
 // What an exporter cannot write is refused before anything is trained.
 void check_exports(const recipe::Recipe& recipe, const ModelConfig& config, const QuantPlan& plan,
-                   const Tokenizer& tokenizer) {
+                   const Tokenizer* tokenizer) {
   const recipe::ActivationQuant& activations = recipe.quantize.activations;
   for (const recipe::ExportFormat format : recipe.exports) {
-    if (format == recipe::ExportFormat::gguf) check_gguf_export(config, plan, &tokenizer);
+    if (format == recipe::ExportFormat::gguf) check_gguf_export(config, plan, tokenizer);
     if (format == recipe::ExportFormat::compressed_tensors && activations.bits &&
         activations.per == recipe::ActivationPer::tensor && activations.dynamic)
       refuse(
           "export: compressed-tensors has no dynamic scale per tensor; set "
           "quantize.activations.per: token, or quantize.activations.dynamic: false");
   }
+}
+
+// A dry run plans a model of which only the configuration is there.
+bool has_weights(const std::string& path) {
+  if (!fs::is_directory(path) || !fs::exists(path + "/config.json")) return true;
+  for (const char* name : {"/model.safetensors", "/model.safetensors.index.json"})
+    if (fs::exists(path + name)) return true;
+  return false;
+}
+
+ModelConfig config_alone(const std::string& directory) {
+  const std::string file = directory + "/config.json";
+  return config_from_huggingface(read_json_file(file), file);
 }
 
 class TrainRun {
@@ -67,6 +84,7 @@ class TrainRun {
         directory_(recipe.out) {}
 
   void dry_run() {
+    dry_run_ = DryRun::yes;
     open_model_description();
     describe();
   }
@@ -100,6 +118,8 @@ class TrainRun {
   TokenizeOptions tokenizing() const;
   void show_first_answer() const;
   void load_weights();
+  void load_adapters(DType matrices);
+  std::string describe_adapters() const;
   void make_trainer();
   bool resume();
   void check_sources(const json& state, const std::string& checkpoint) const;
@@ -132,12 +152,15 @@ class TrainRun {
   ModelConfig config_;
   std::optional<ModelConfig> teacher_config_;
   QuantSetup quant_;
+  AdapterPlan adapters_;
+  std::string base_;  ///< identity of what is frozen below adapters
   std::unique_ptr<QuantSchedule> quant_schedule_;
   std::unique_ptr<Schedule> schedule_;
   std::optional<Dataset> data_;
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<CheckpointWriter> checkpoints_;
   int64_t saved_step_ = -1;
+  DryRun dry_run_ = DryRun::no;
   RunDirectory directory_;
   std::unique_ptr<SaveFailures> failures_;
   std::vector<int64_t> sensitivity_order_;  ///< when the recipe asks for that order
@@ -163,6 +186,8 @@ void TrainRun::open_directory() {
   if (!recipe_.model.scratch()) inputs.push_back(recipe_.model.from.path);
   if (recipe_.distill.teacher.word == recipe::TeacherKind::path)
     inputs.push_back(recipe_.distill.teacher.path);
+  if (recipe_.adapter.from.word == recipe::AdapterStart::path)
+    inputs.push_back(recipe_.adapter.from.path);
   directory_.check(inputs);
   directory_.prepare();
   run_id_ = new_run_id();
@@ -179,13 +204,18 @@ void TrainRun::open_model_description() {
     config_.bos_id = tokenizer_->bos_id();
     if (tokenizer_->eos_id() >= 0) config_.eos_ids = {tokenizer_->eos_id()};
   } else {
-    OpenedSource source = open_source(recipe_.model.from.path, "model");
-    source_ = std::move(source.model);
-    config_ = source_->config();
-    if (!source.checkpoint.empty()) sources_["model"] = source.checkpoint;
-    tokenizer_ = Tokenizer::open(tokenizer_path(recipe_.model.from.path));
+    if (dry_run_ == DryRun::yes && !has_weights(recipe_.model.from.path)) {
+      log::info("{}: no weights there; planned from its config.json", recipe_.model.from.path);
+      config_ = config_alone(recipe_.model.from.path);
+    } else {
+      OpenedSource source = open_source(recipe_.model.from.path, "model");
+      source_ = std::move(source.model);
+      config_ = source_->config();
+      if (!source.checkpoint.empty()) sources_["model"] = source.checkpoint;
+      tokenizer_ = Tokenizer::open(tokenizer_path(recipe_.model.from.path));
+    }
   }
-  if (recipe_.data.chat_template.word == recipe::TemplateKind::path) {
+  if (tokenizer_ && recipe_.data.chat_template.word == recipe::TemplateKind::path) {
     chat_template_ = read_text_file(recipe_.data.chat_template.path, kChatTemplateBytes);
     try {
       ChatTemplate(*tokenizer_, chat_template_);
@@ -204,7 +234,8 @@ void TrainRun::open_model_description() {
     refuse("distill.teacher: it has {} tokens, the model {}; both need one tokenizer",
            teacher_config_->vocab, config_.vocab);
   quant_ = make_quant_setup(recipe_.quantize, config_);
-  check_exports(recipe_, config_, quant_.plan, *tokenizer_);
+  adapters_ = make_adapter_plan(recipe_, config_);
+  check_exports(recipe_, config_, quant_.plan, tokenizer_.get());
   make_schedules();
 }
 
@@ -237,11 +268,12 @@ void TrainRun::describe() const {
     log::info("quantized: {} of {} linears, {}", planned_linears(quant_.plan),
               decoder_linears(config_).size(), recipe::scheme_text(recipe_.quantize));
   for (const std::string& note : quant_.notes) log::info("{}", note);
+  if (!adapters_.empty()) log::info("adapter: {}", describe_adapters());
   if (recipe_.train.steps > 0) {
     log::info("schedule: {}", quant_schedule_->timeline(recipe_.train.steps));
     log::info("learning rate: {}", schedule_->describe());
     const TrainingSpec spec =
-        training_spec(recipe_, config_, teacher_config_, quant_.plan, kernels_);
+        training_spec(recipe_, config_, teacher_config_, quant_.plan, adapters_, kernels_);
     for (const std::string& line :
          memory_report(plan_training_memory(spec, trainer_settings(recipe_, spec), kernels_)))
       log::info("{}", line);
@@ -300,7 +332,9 @@ void TrainRun::load_weights() {
   const DType masters = master_dtype(recipe_);
   fill_rope_table(config_, store_, "");
   if (teacher_config_) fill_rope_table(*teacher_config_, store_, kTeacherPrefix);
-  if (source_)
+  if (!adapters_.empty())
+    load_adapters(masters);
+  else if (source_)
     load_parameters(*source_, store_, "", masters, Category::masters);
   else
     initialize_parameters(config_, store_, float(recipe_.model.initializer_range), recipe_.seed,
@@ -319,9 +353,28 @@ void TrainRun::load_weights() {
                                              int(recipe_.checkpoint.max_failed_saves));
 }
 
+// The base from the source; the adapters as they start, which a checkpoint may replace.
+void TrainRun::load_adapters(DType matrices) {
+  load_base(*source_, adapters_, matrices, store_, kernels_, stream_);
+  base_ = base_identity(store_);
+  if (recipe_.adapter.from.word == recipe::AdapterStart::path)
+    load_peft(recipe_.adapter.from.path, adapters_, config_, store_, kernels_, stream_);
+  else
+    initialize_adapters(adapters_, config_, recipe_.seed, store_, kernels_, stream_);
+}
+
+std::string TrainRun::describe_adapters() const {
+  int64_t trained = 0;
+  for (const SourceTensor& tensor : adapter_tensors(adapters_, config_))
+    trained += tensor.shape.count();
+  return fmt::format("{}, {:.2f}M parameters trained",
+                     qat::describe(adapters_, recipe_.adapter.base), double(trained) / 1e6);
+}
+
 void TrainRun::make_trainer() {
   if (recipe_.train.steps == 0) return;
-  const TrainingSpec spec = training_spec(recipe_, config_, teacher_config_, quant_.plan, kernels_);
+  const TrainingSpec spec =
+      training_spec(recipe_, config_, teacher_config_, quant_.plan, adapters_, kernels_);
   trainer_ = std::make_unique<Trainer>(
       trainer_settings(recipe_, spec), store_, kernels_, stream_, spec.trained,
       [this](int64_t rows) { return data_->next(rows); },
@@ -358,7 +411,8 @@ bool TrainRun::resume() {
   if (found) check_sources(found->state(), found->path());
   set_aside_newer_checkpoints(directory, found ? found->step() : -1, run_id_);
   if (!found) return false;
-  restore_everything(*found, config_, store_);
+  if (!adapters_.empty()) check_base(*found, base_, source_->path());
+  restore_everything(*found, trained_tensors(adapters_, config_), store_);
   const json& state = found->state();
   results_ = state.at("results");
   if (data_ && state.contains("data")) {
@@ -408,6 +462,7 @@ json TrainRun::evaluate(const char* label, const QuantPlan& plan) {
     ForwardSpec spec;
     spec.config = config_;
     spec.plan = plan;
+    spec.adapters = adapters_;
     spec.fuse = Switch::on;
     spec.build.dtype = recipe_.evaluate.dtype;
     spec.build.weight_dtype = master_dtype(recipe_);
@@ -419,7 +474,11 @@ json TrainRun::evaluate(const char* label, const QuantPlan& plan) {
 }
 
 void TrainRun::before_training() {
-  results_["source"] = evaluate("source", {});
+  const bool packed = !adapters_.packed.empty();
+  const std::string source =
+      packed ? fmt::format("{} base", recipe::word_of(recipe_.adapter.base)) : "source";
+  results_["source"] = evaluate(source.c_str(), {});
+  if (packed) results_["source_label"] = source;
   if (quant_.plan.linears.empty()) return;
   const PrepareOptions options = prepare_options(recipe_);
   const bool wanted = needs_calibration(quant_.plan, options);
@@ -429,8 +488,8 @@ void TrainRun::before_training() {
     batches = calibration_batches([&](int64_t rows) { return samples.next(rows); },
                                   recipe_.quantize.calibrate.samples, 4);
   }
-  const MeasuredModel model{config_, store_,        kernels_,
-                            stream_, recipe_.dtype, master_dtype(recipe_)};
+  const MeasuredModel model{
+      config_, store_, kernels_, stream_, recipe_.dtype, master_dtype(recipe_), &adapters_};
   const PreparedModel prepared = prepare_for_quantization(model, quant_.plan, batches, options);
   if (!prepared.order.empty()) {
     sensitivity_order_ = prepared.order;
@@ -446,6 +505,7 @@ json TrainRun::state() const {
   json state = {{"results", results_}, {"recipe_hash", recipe::recipe_hash(recipe_)}};
   if (!sources_.empty()) state["sources"] = sources_;
   if (!sensitivity_order_.empty()) state["sensitivity_order"] = sensitivity_order_;
+  if (!base_.empty()) state["base"] = base_;
   if (trainer_) {
     const TrainerState trainer = trainer_->state();
     state["bad_steps"] = trainer.bad_steps;
@@ -574,6 +634,8 @@ void TrainRun::finish() {
   if (skipped > 0) log::warn("{} of {} steps were skipped", skipped, recipe_.train.steps);
   if (!quant_.plan.linears.empty() && recipe_.train.steps > 0)
     results_["qat"] = evaluate("QAT", quant_.plan);
+  if (quant_.plan.linears.empty() && !adapters_.empty())
+    results_["trained"] = evaluate("with adapter", {});
   FinishInputs inputs{.recipe = recipe_,
                       .config = config_,
                       .config_json = config_json(),
@@ -581,6 +643,7 @@ void TrainRun::finish() {
                       .tokenizer = *tokenizer_,
                       .chat_template = chat_template_,
                       .plan = quant_.plan,
+                      .adapters = adapters_,
                       .store = store_,
                       .kernels = kernels_,
                       .stream = stream_,

@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "engine/core/error.h"
+#include "models/adapter.h"
 
 namespace qat {
 
@@ -59,17 +60,24 @@ Schedule learning_rate_schedule(const recipe::Recipe& recipe, const QuantSchedul
   return Schedule(options);
 }
 
+std::vector<SourceTensor> trained_tensors(const AdapterPlan& adapters, const ModelConfig& config) {
+  return adapters.linears.empty() ? expected_tensors(config) : adapter_tensors(adapters, config);
+}
+
 DType master_dtype(const recipe::Recipe& recipe) {
+  if (recipe.adapter.any())
+    return recipe.adapter.base == recipe::BaseChoice::none ? DType::f32 : DType::bf16;
   return recipe.train.optimizer.master == recipe::MasterWeights::fp32 ? DType::f32 : DType::bf16;
 }
 
 TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& config,
                            const std::optional<ModelConfig>& teacher, const QuantPlan& plan,
-                           const KernelTable& kernels) {
+                           const AdapterPlan& adapters, const KernelTable& kernels) {
   TrainingSpec spec;
   spec.config = config;
   spec.teacher = teacher;
   spec.plan = plan;
+  spec.adapters = adapters;
   spec.build.batch = recipe.train.micro_batch > 0 ? recipe.train.micro_batch : recipe.train.batch;
   spec.build.sequence = recipe.data.sequence;
   spec.build.dtype = recipe.dtype;
@@ -78,7 +86,8 @@ TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& conf
   spec.loss = {.cross_entropy = float(recipe.distill.cross_entropy),
                .kl = float(teacher ? recipe.distill.kl : 0.0),
                .temperature = float(recipe.distill.temperature)};
-  for (const SourceTensor& tensor : expected_tensors(config)) spec.trained.push_back(tensor.name);
+  for (const SourceTensor& tensor : trained_tensors(adapters, config))
+    spec.trained.push_back(tensor.name);
   switch (recipe.train.recompute) {
     case recipe::RecomputePolicy::off:
       spec.recompute = Recompute::off;

@@ -97,6 +97,12 @@ struct VectorKernels {
   void (*add)(const void* a, const void* b, void* y, DType type, int64_t count);
   /// out (f32) += x.
   void (*accumulate)(float* out, const void* x, DType type, int64_t count);
+  /// out (f32) += x * times.
+  void (*accumulate_product)(float* out, const void* x, const void* times, DType type,
+                             int64_t count);
+  /// y = x * factor (+ bias); a null factor stands for `by`, bias may be null. y may be x.
+  void (*scale)(const void* x, void* y, DType type, const float* factor, float by,
+                const float* bias, int64_t count);
   /// y += bias, row by row.
   void (*add_bias)(void* y, DType type, const float* bias, int64_t rows, int64_t cols);
   void (*rms_norm)(const NormJob&);

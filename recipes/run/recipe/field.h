@@ -57,6 +57,7 @@ struct Field {
   std::string help;
   std::string default_note;  ///< for the reference, when the default follows from other keys
   std::vector<std::string> nicknames;  ///< what other programs call it, for suggestions
+  std::string also;                    ///< a second key that is read but never written
   FieldCondition when;
   FieldValue (*get)(const Recipe&) = nullptr;
   void (*set)(Recipe&, const FieldValue&) = nullptr;

@@ -67,6 +67,7 @@ struct Extra {
   FieldCondition when = {};
   std::string default_note = {};
   std::vector<std::string> nicknames = {};
+  std::string also = {};
 };
 
 template <class T>
@@ -89,6 +90,7 @@ Field row(const char* key, FieldValue (*get)(const Recipe&),
   field.help = help;
   field.default_note = extra.default_note;
   field.nicknames = extra.nicknames;
+  field.also = extra.also;
   field.when = extra.when;
   field.get = get;
   field.set = set;
@@ -158,6 +160,20 @@ const FieldCondition kPercentile = {
     "quantize.calibrate.range is percentile", {"quantize.calibrate.range"}, [](const Recipe& r) {
       return r.quantize.calibrate.range == CalibrationRange::percentile;
     }};
+const FieldCondition kAdapter = {"adapter.kind is lora or dora",
+                                 {"adapter.kind"},
+                                 [](const Recipe& r) { return r.adapter.any(); }};
+const FieldCondition kFreshAdapter = {
+    "adapter.kind is lora or dora and adapter.from is none",
+    {"adapter.kind", "adapter.from"},
+    [](const Recipe& r) { return r.adapter.any() && r.adapter.from.word == AdapterStart::none; }};
+const FieldCondition kFourBitBase = {
+    "adapter.base is nf4 or fp4", {"adapter.base", "adapter.kind"}, [](const Recipe& r) {
+      return r.adapter.any() && r.adapter.four_bit();
+    }};
+const FieldCondition kWholeModel = {"adapter.kind is none (adapter.dtype is the type of adapters)",
+                                    {"adapter.kind"},
+                                    [](const Recipe& r) { return !r.adapter.any(); }};
 const FieldCondition kDecays = {
     "train.schedule.kind is not constant", {"train.schedule.kind"}, [](const Recipe& r) {
       return r.train.schedule.kind != ScheduleKind::constant;
@@ -373,6 +389,49 @@ void add_quantize_rows(std::vector<Field>& rows) {
                          {.when = kSmooth}));
 }
 
+void add_adapter_rows(std::vector<Field>& rows) {
+  rows.push_back(QAT_ROW(
+      adapter.kind, word(), Matters::yes,
+      "Train low-rank adapters on a frozen model: y = W x + s B A x; dora also trains the length "
+      "of each output channel's weights.",
+      {.nicknames = {"peft_type", "use_dora", "type"}}));
+  rows.push_back(QAT_ROW(adapter.rank, whole(1, 65536), Matters::yes,
+                         "Rows of A, columns of B; r is read too.",
+                         {.when = kFreshAdapter,
+                          .nicknames = {"lora_r", "lora_rank", "rank_dim"},
+                          .also = "adapter.r"}));
+  rows.push_back(QAT_ROW(adapter.alpha, number_above(0, 1e6), Matters::yes,
+                         "Strength: s is alpha / rank.",
+                         {.when = kFreshAdapter, .nicknames = {"lora_alpha", "scaling"}}));
+  rows.push_back(QAT_ROW(adapter.use_rslora, toggle(), Matters::yes,
+                         "s is alpha / sqrt(rank) instead, so that high ranks learn as fast.",
+                         {.when = kFreshAdapter, .nicknames = {"rslora"}}));
+  rows.push_back(QAT_ROW(adapter.dropout, number(0, 0.95), Matters::yes,
+                         "Share of A's inputs that is set to 0 in training.",
+                         {.when = kAdapter, .nicknames = {"lora_dropout"}}));
+  rows.push_back(QAT_ROW(adapter.target_modules, text(), Matters::yes,
+                         "Matrices that get adapters: names or patterns with * and ?, or "
+                         "all-linear.",
+                         {.when = kFreshAdapter, .nicknames = {"targets", "lora_modules"}}));
+  rows.push_back(QAT_ROW(
+      adapter.base, word(), Matters::yes,
+      "How the frozen matrices are stored: none in fp32; nf4 and fp4 in blocks "
+      "of 64 and int8 per channel, as bitsandbytes does (embeddings and head "
+      "stay bf16).",
+      {.when = kAdapter,
+       .default_note = "bf16; none where dtype is fp32",
+       .nicknames = {"bnb_4bit_quant_type", "load_in_4bit", "load_in_8bit", "quantization"}}));
+  rows.push_back(QAT_ROW(adapter.double_quant, toggle(), Matters::yes,
+                         "Quantize the blocks' scales to 8 bits too.",
+                         {.when = kFourBitBase, .nicknames = {"bnb_4bit_use_double_quant"}}));
+  rows.push_back(QAT_ROW(adapter.dtype, word(), Matters::yes,
+                         "Type the factors are stored and updated in; bf16 rounds at random.",
+                         {.when = kAdapter}));
+  rows.push_back(QAT_ROW(adapter.from, path(), Matters::yes,
+                         "PEFT directory to start from; it gives rank, alpha and modules.",
+                         {.when = kAdapter, .nicknames = {"adapter_name_or_path"}}));
+}
+
 void add_train_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW(train.steps, whole(0, kMany), Matters::yes,
                          "Optimizer steps; 0 only calibrates, quantizes and exports.",
@@ -425,7 +484,8 @@ void add_train_rows(std::vector<Field>& rows) {
               "biases."));
   rows.push_back(QAT_ROW(train.optimizer.master, word(), Matters::yes,
                          "Type of the weights that are updated; bf16_stochastic rounds at random "
-                         "and halves their memory."));
+                         "and halves their memory.",
+                         {.when = kWholeModel}));
   rows.push_back(QAT_ROW(train.clip_grad_norm, number(0, 1e9), Matters::yes,
                          "Largest global gradient norm; 0: no clipping.",
                          {.nicknames = {"grad_clip", "max_grad_norm", "clip"}}));
@@ -499,7 +559,7 @@ void add_output_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW_AS("export", exports, word(), Matters::no,
                             "What to write at the end: hf (weights on their grid, F32), hf-master "
                             "(the high-precision weights), compressed-tensors (integer codes), "
-                            "gguf (llama.cpp)."));
+                            "gguf (llama.cpp), peft (the adapter alone)."));
 }
 
 }  // namespace
@@ -510,6 +570,7 @@ const std::vector<Field>& recipe_fields() {
     add_run_rows(rows);
     add_data_rows(rows);
     add_quantize_rows(rows);
+    add_adapter_rows(rows);
     add_train_rows(rows);
     add_output_rows(rows);
     return rows;
@@ -529,6 +590,7 @@ const std::vector<Section>& recipe_sections() {
        "Ranges measured on data before training."},
       {"quantize.smooth", "quantize.smooth.alpha",
        "SmoothQuant, folded into the weights before training."},
+      {"adapter", "adapter.kind", "Adapters on a frozen model."},
       {"train", "", "The training loop."},
       {"train.enable", "train.enable.order", "How fake quantization comes on, layer by layer."},
       {"train.schedule", "train.schedule.kind", "The learning rate over the run."},
@@ -543,7 +605,7 @@ const std::vector<Section>& recipe_sections() {
 
 const Field* find_field(const std::string& key) {
   for (const auto& field : recipe_fields())
-    if (field.key == key) return &field;
+    if (field.key == key || (!field.also.empty() && field.also == key)) return &field;
   return nullptr;
 }
 

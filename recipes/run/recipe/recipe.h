@@ -28,7 +28,10 @@ enum class MasterWeights { fp32, bf16_stochastic };
 enum class RecomputePolicy { off, cheap, block };
 enum class OnSpike { log, skip };
 enum class Metric { perplexity };
-enum class ExportFormat { hf, hf_master, compressed_tensors, gguf };
+enum class ExportFormat { hf, hf_master, compressed_tensors, gguf, peft };
+enum class AdapterChoice { none, lora, dora };
+enum class BaseChoice { none, bf16, int8, nf4, fp4 };
+enum class AdapterStart { none, path };
 enum class SmoothMode { off, fixed, search };
 enum class SmoothFold { norm, up_proj, v_proj };
 
@@ -147,6 +150,23 @@ struct QuantizeOptions {
   bool any() const { return weights.bits || activations.bits || tables(); }
 };
 
+/// A frozen model and the adapters that are trained on it.
+struct AdapterOptions {
+  AdapterChoice kind = AdapterChoice::none;
+  int64_t rank = 8;
+  double alpha = 8.0, dropout = 0.0;
+  bool use_rslora = false;
+  std::vector<std::string> target_modules = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                             "gate_proj", "up_proj", "down_proj"};
+  BaseChoice base = BaseChoice::bf16;  ///< filled in: none where dtype is fp32
+  bool double_quant = true;
+  DType dtype = DType::f32;       ///< of the factors
+  WordOrPath<AdapterStart> from;  ///< a PEFT directory to go on from
+
+  bool any() const { return kind != AdapterChoice::none; }
+  bool four_bit() const { return base == BaseChoice::nf4 || base == BaseChoice::fp4; }
+};
+
 struct EnableOptions {
   EnableOrder order = EnableOrder::front_to_back;
   int64_t layers = 0;  ///< layers enabled at a stage; 0: all at once
@@ -221,6 +241,7 @@ struct Recipe {
   DType dtype = DType::bf16;
   DataOptions data;
   QuantizeOptions quantize;
+  AdapterOptions adapter;
   TrainOptions train;
   DistillOptions distill;
   CheckpointOptions checkpoint;

@@ -117,9 +117,9 @@ std::string preset_table() {
       "that does not divide a\nmatrix's rows falls back for that matrix; a group written by hand "
       "is refused there.\n\n| preset | for | weights | activations |\n| --- | --- | --- | --- |\n";
   for (const auto& preset : presets())
-    out += fmt::format(
-        "| `{}` | {}: {} | {} | {} |\n", preset.name, preset.target, cell(preset.description),
-        weights_text(preset.weights), activations_text(preset.activations));
+    out += fmt::format("| `{}` | {}: {} | {} | {} |\n", preset.name, preset.target,
+                       cell(preset.description), weights_text(preset.weights),
+                       activations_text(preset.activations));
   return out;
 }
 
@@ -195,9 +195,9 @@ std::string scheme_text(const QuantizeOptions& quantize) {
     const FieldValue value = field.get(written);
     if (!grid || value == field.get(pure) || (field.when.holds && !field.when.holds(written)))
       continue;
-    changed += fmt::format("{}{} {}", changed.empty() ? " with " : ", ",
-                           field.key.substr(std::string("quantize.").size()),
-                           yaml_value(field, value));
+    changed +=
+        fmt::format("{}{} {}", changed.empty() ? " with " : ", ",
+                    field.key.substr(std::string("quantize.").size()), yaml_value(field, value));
   }
   return fmt::format("{}{}: weights {}; activations {}",
                      quantize.preset == "none" ? "no preset" : quantize.preset, changed,

@@ -121,6 +121,9 @@ void fill(Recipe& recipe, Sources& sources) {
   if (!sources.by_hand("distill.kl")) distill.kl = teacher ? 1.0 : 0.0;
   if (!sources.by_hand("distill.cross_entropy")) distill.cross_entropy = teacher ? 0.0 : 1.0;
 
+  if (!sources.by_hand("adapter.base") && recipe.dtype == DType::f32)
+    recipe.adapter.base = BaseChoice::none;
+
   ScheduleOptions& schedule = recipe.train.schedule;
   if (schedule.kind == ScheduleKind::wsd && !sources.by_hand("train.schedule.decay"))
     schedule.decay = recipe.train.steps / 5;
@@ -211,6 +214,29 @@ void check_quantize(const Recipe& recipe, const Sources& sources) {
                     "name some, or set quantize.preset: none");
 }
 
+void check_adapter(const Recipe& recipe, const Sources& sources) {
+  const AdapterOptions& adapter = recipe.adapter;
+  if (!adapter.any()) return;
+  if (recipe.model.scratch())
+    refuse_together(sources, "adapter.kind", "none where model is scratch",
+                    yaml_value(*find_field("adapter.kind"), FieldValue(word_of(adapter.kind))),
+                    "adapters need a trained model below them: name one in model");
+  if (adapter.target_modules.empty())
+    refuse_together(sources, "adapter.target_modules", "at least one matrix", "an empty list",
+                    "name some, such as [q_proj, v_proj], or all-linear");
+  if (adapter.dropout > 0 && recipe.quantize.any())
+    refuse_together(sources, "adapter.dropout", "0 where the merged weights are quantized",
+                    fmt::format("{}", adapter.dropout),
+                    "the grid is that of W + s B A, whose inputs no dropout can tell apart: set it "
+                    "to 0, or quantize.preset: none");
+  if (recipe.quantize.smooth.alpha.mode != SmoothMode::off)
+    refuse_together(sources, "quantize.smooth.alpha", "none beside an adapter",
+                    yaml_value(*find_field("quantize.smooth.alpha"),
+                               find_field("quantize.smooth.alpha")->get(recipe)),
+                    "smoothing would change the frozen base: smooth in a run without an adapter "
+                    "and start from its export/hf-master");
+}
+
 void check_scratch(const ModelOptions& model, const Sources& sources) {
   if (!model.scratch()) return;
   if (model.num_attention_heads % model.num_key_value_heads != 0)
@@ -284,6 +310,14 @@ void check_outputs(Recipe& recipe, Sources& sources) {
     refuse_together(sources, "evaluate.metrics", "data.eval beside perplexity", "no text",
                     "set data.eval, or remove evaluate");
   auto& exports = recipe.exports;
+  const auto adapter = std::find(exports.begin(), exports.end(), ExportFormat::peft);
+  if (adapter != exports.end() && !recipe.adapter.any()) {
+    if (!sources.outdated("export", {"adapter"}))
+      refuse_together(sources, "export", "an adapter for peft", "adapter.kind: none",
+                      "set adapter.kind: lora or dora, or remove the format");
+    exports.erase(adapter);
+    recipe.warnings.push_back("export: peft left out: there is no adapter");
+  }
   const auto integers = std::find(exports.begin(), exports.end(), ExportFormat::compressed_tensors);
   if (integers != exports.end() && !recipe.quantize.weights.bits) {
     if (!sources.outdated("export", {"quantize"}))
@@ -357,6 +391,7 @@ Recipe resolve(const Assignments& written, const std::string& name) {
   check_conditions(recipe, sources);
   check_scratch(recipe.model, sources);
   check_quantize(recipe, sources);
+  check_adapter(recipe, sources);
   check_train(recipe, sources);
   check_outputs(recipe, sources);
   check_targets(recipe, sources);

@@ -53,9 +53,12 @@ QAT_WORDS(RecomputePolicy, {"off", off}, {"cheap", cheap}, {"block", block})
 QAT_WORDS(OnSpike, {"log", log}, {"skip", skip})
 QAT_WORDS(Metric, {"perplexity", perplexity})
 QAT_WORDS(ExportFormat, {"hf", hf}, {"hf-master", hf_master},
-          {"compressed-tensors", compressed_tensors}, {"gguf", gguf})
+          {"compressed-tensors", compressed_tensors}, {"gguf", gguf}, {"peft", peft})
+QAT_WORDS(AdapterChoice, {"none", none}, {"lora", lora}, {"dora", dora})
+QAT_WORDS(BaseChoice, {"none", none}, {"bf16", bf16}, {"int8", int8}, {"nf4", nf4}, {"fp4", fp4})
 // Of a WordOrPath: the words beside E::path.
 QAT_WORDS(ModelOrigin, {"scratch", scratch})
+QAT_WORDS(AdapterStart, {"none", none})
 QAT_WORDS(TeacherKind, {"none", none}, {"self", self})
 QAT_WORDS(ResumeKind, {"auto", automatic}, {"never", never},
           {"auto-or-scratch", automatic_or_scratch})
