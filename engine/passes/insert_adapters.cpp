@@ -60,7 +60,7 @@ class Inserter {
     Id magnitude_O = kNone;
   };
 
-  Factors factors(const std::string& path, const LinearAdapter& adapter, const Shape& w) {
+  Factors factors(const std::string& path, const LinearAdapter& adapter, Shape w) {
     const auto f32 = [&](const std::string& name, Shape shape) {
       return cast(b_, b_.param(name, shape, plan_.dtype), DType::f32);
     };
@@ -71,7 +71,7 @@ class Inserter {
     return f;
   }
 
-  PackedWeight packed(const std::string& path, const PackedSpec& spec, const Shape& w) {
+  PackedWeight packed(const std::string& path, const PackedSpec& spec, Shape w) {
     const PackedShapes s = packed_shapes(w, spec);
     PackedWeight weight{spec, w, b_.param(codes_name(path), s.codes, s.codes_type),
                         b_.param(absmax_name(path), s.absmax, s.absmax_type)};
@@ -81,6 +81,7 @@ class Inserter {
     return weight;
   }
 
+  // Shapes are taken by value above: each parameter may move the graph's values.
   // The frozen matrix as a value of the graph.
   Id plain(const Node& node, Id master) {
     const auto found = plan_.packed.find(node.path);
