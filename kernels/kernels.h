@@ -1,5 +1,5 @@
-// The one list of kernels. A kernel is a free function of one argument struct and a Stream: views in,
-// nothing allocated, nothing thrown after launch. A null entry means "this backend cannot"; the
+// The one list of kernels. A kernel is a free function of one argument struct and a Stream: views
+// in, nothing allocated, nothing thrown after launch. A null entry means "this backend cannot"; the
 // runtime says so when a program is compiled.
 //
 // Legend of shapes: T tokens (rows of a batch), C hidden, O out channels, K reduction, H heads,
@@ -8,6 +8,7 @@
 // Every kernel gives the same bits for any number of threads.
 #pragma once
 
+#include "kernels/packed.h"
 #include "kernels/quant_spec.h"
 #include "kernels/stream.h"
 #include "kernels/view.h"
@@ -38,7 +39,8 @@ struct Embedding {
   View y_TC;
 };
 
-/// dtable_VC (f32) += or = rows of dy_TC summed by id, in token order. accumulate false: zeroed first.
+/// dtable_VC (f32) += or = rows of dy_TC summed by id, in token order. accumulate false: zeroed
+/// first.
 struct EmbeddingBackward {
   ConstView dy_TC, ids_T;
   View dtable_VC;
@@ -74,11 +76,21 @@ struct Matmul {
   bool accumulate;
 };
 
-/// y_TO = scale_T * scale_O * sum_K (a_TK - zero_T) * b_OK on i8 codes, exact s32 sums. Null when the
-/// processor has no exact int8 path. zero_T (f32, optional) needs sums_O (i32, row sums of b).
+/// y_TO = scale_T * scale_O * sum_K (a_TK - zero_T) * b_OK on i8 codes, exact s32 sums. Null when
+/// the processor has no exact int8 path. zero_T (f32, optional) needs sums_O (i32, row sums of b).
 struct MatmulInt8 {
   ConstView a_TK, scale_T, zero_T, b_OK, scale_O, sums_O;
   View y_TO, scratch;
+};
+
+/// y_TO = sum over groups g of K/G columns of scale_T[t, g] * scale_O[o, g] * (exact s32 sum of
+/// codes over the group), added up in f32, group after group. scale_OG [O, G]; scale_T [T, G], or
+/// [T, 1] for one scale a token, which then multiplies last. K/G is a multiple of 4. Null where
+/// products in floating point are faster: integers of a group have to leave the multiplier before
+/// they are scaled.
+struct MatmulInt8Groups {
+  ConstView a_TK, scale_T, b_OK, scale_OG;
+  View y_TO;
 };
 
 /// y_TO += bias_O (in place on y).
@@ -87,11 +99,79 @@ struct BiasAdd {
   View y_TO;
 };
 
-/// out_C (f32) = or += sum over rows of x_TC.
+/// out_C (f32) = or += sum over rows of x_TC, or of x_TC * times_TC where that is given.
 struct ColumnSum {
   ConstView x_TC;
   View out_C, scratch;
   bool accumulate;
+  ConstView times_TC = {};
+};
+
+/// y = x * by (f32, bf16); y may be x.
+struct Scale {
+  ConstView x;
+  View y;
+  float by;
+};
+
+/// y_TC = x_TC * factor + bias_C: factor f32 [C] (by column) or [T] (by row); bias f32 [C],
+/// optional. y may be x.
+struct ScaleAxis {
+  enum class By : uint8_t { column, row };
+  ConstView x_TC, factor, bias_C;
+  View y_TC;
+  By by;
+};
+
+/// y = a / b (f32).
+struct Divide {
+  ConstView a, b;
+  View y;
+};
+
+/// out_T (f32) = or += sum over columns of a_TC * b_TC (f32).
+struct RowDot {
+  ConstView a_TC, b_TC;
+  View out_T;
+  bool accumulate;
+};
+
+/// y = x where kept, times 1 / (kept share), else 0. Which elements are kept follows from seed,
+/// position and the element's index alone. position i64 [2]: the step, and the row of the whole
+/// batch that row 0 of x is. rate is rounded to 1/65536.
+struct Dropout {
+  ConstView x_TC, position;
+  View y_TC;
+  float rate;
+  uint64_t seed;
+};
+
+/// The parts of a packed matrix from x (f32).
+struct Pack {
+  ConstView x;
+  PackedParts w;
+};
+
+/// y (f32 or bf16) = the values of a packed matrix.
+struct Unpack {
+  PackedView w;
+  View y;
+};
+
+/// Matmul with a packed right side: nt is a_TK . w_OKᵀ, nn is a_TO . w_OK. The values of the one
+/// matrix lie in scratch, in the dtype of a.
+struct MatmulPacked {
+  ConstView a;
+  PackedView w;
+  View c, scratch;
+  MatmulForm form;
+};
+
+/// y_OK (f32, optional) = w_OK + b_OR . a_RK; norm_O (f32, optional) = the length of its rows. w is
+/// f32 or bf16, a and b are f32 and may both be absent.
+struct AdapterMerge {
+  ConstView w_OK, a_RK, b_OR;
+  View y_OK, norm_O, scratch;
 };
 
 /// Rotary embedding of the half-split ("rotate_half") form on x_T(H*D); y may be x.
@@ -103,8 +183,8 @@ struct Rope {
   float sign;
 };
 
-/// Causal attention with grouped key/value heads. Rows are B sequences of `sequence` tokens; token t
-/// of a sequence sees tokens first_T[t] .. t of it (first_T i32: start of its document).
+/// Causal attention with grouped key/value heads. Rows are B sequences of `sequence` tokens; token
+/// t of a sequence sees tokens first_T[t] .. t of it (first_T i32: start of its document).
 /// y_T(H*D), lse_TH f32 = log sum exp of the scaled scores.
 struct Attention {
   ConstView q_THD, k_TGD, v_TGD, first_T;
@@ -144,8 +224,9 @@ struct SwiGluBackward {
 
 /// Head matmul, cross-entropy and KL distillation with their gradients, token chunk by token chunk:
 /// the logits of the whole batch never exist.
-///   ce_t = -log softmax(x_t w^T)[target_t],  kl_t = temperature^2 KL(softmax(z^T/temp) || softmax(z/temp))
-///   loss = inv_tokens * sum_t over valid t of (ce_weight * ce_t + kl_weight * kl_t)
+///   ce_t = -log softmax(x_t w^T)[target_t],  kl_t = temperature^2 KL(softmax(z^T/temp) ||
+///   softmax(z/temp)) loss = inv_tokens * sum_t over valid t of (ce_weight * ce_t + kl_weight *
+///   kl_t)
 /// targets_T i32, -1 = not counted (neither in ce nor in kl). inv_tokens f32 [1].
 /// sums f32 [4] = {sum ce, sum kl, valid tokens, top-1 hits of target}, written not accumulated.
 /// nll_T (optional f32 [T]): ce per token, 0 where not counted.
@@ -160,7 +241,8 @@ struct HeadLoss {
 
 /// codes i8, scale f32 and zero f32 of x by spec. scale/zero are [rows, groups] or [1] per tensor.
 /// With given_scale (and given_zero when asymmetric) the grid is taken, not computed: then scale and
-/// zero outputs may be empty. zero may be empty for a symmetric spec.
+/// zero outputs may be empty. zero may be empty for a symmetric spec; where the range has a minimum
+/// it holds that (see Grid).
 /// code = clamp(rne(x * (1/scale)) + zero, qmin, qmax); a scale of 0 is stored as the smallest normal
 /// value of the scale type so that nothing divides by zero. Finite x never gives NaN; NaN in x makes
 /// its scale NaN (see quant_math.h).
@@ -170,32 +252,34 @@ struct Quantize {
   QuantSpec spec;
 };
 
-/// y = (codes - zero) * scale, rounded to y's dtype (f32, bf16).
+/// y = (codes - zero) * scale + minimum, rounded to y's dtype (f32, bf16).
 struct Dequantize {
   ConstView codes, scale, zero;
   View y;
   QuantSpec spec;
 };
 
-/// y = dequantize(quantize(x)) in one read, the same bits; scale/zero written for the backward pass.
+/// y = dequantize(quantize(x)) in one read, the same bits; scale/zero written for the backward
+/// pass.
 struct FakeQuant {
   ConstView x, given_scale, given_zero;
   View y, scale, zero;
   QuantSpec spec;
 };
 
-/// Straight-through estimator: dx = dy where the rounded x/scale + zero lies in [qmin, qmax], else 0.
-/// dy and dx may be the same view. x and dy may differ in dtype.
+/// Straight-through estimator: dx = dy where the rounded x/scale + zero lies in [qmin, qmax], else
+/// 0. dy and dx may be the same view. x and dy may differ in dtype.
 struct FakeQuantBackward {
   ConstView dy, x, scale, zero;
   View dx;
   QuantSpec spec;
 };
 
-/// Running statistics of an activation x_TC: column_amax_C (f32, optional) = max(old, |x| by column);
-/// min_max (f32 [2], optional) = running min and max; histogram (i64 [bins], optional) counts
-/// |x| / histogram_top * bins, the last bin taking what lies above. With a histogram_bottom below 0
-/// it counts x itself in bins over [histogram_bottom, histogram_top], the outer ones taking the rest.
+/// Running statistics of an activation x_TC: column_amax_C (f32, optional) = max(old, |x| by
+/// column); min_max (f32 [2], optional) = running min and max; histogram (i64 [bins], optional)
+/// counts |x| / histogram_top * bins, the last bin taking what lies above. With a histogram_bottom
+/// below 0 it counts x itself in bins over [histogram_bottom, histogram_top], the outer ones taking
+/// the rest.
 struct Observe {
   ConstView x_TC;
   View column_amax_C, min_max, histogram;
@@ -211,14 +295,14 @@ struct SumSquares {
 };
 
 /// One AdamW step of one parameter, decoupled weight decay.
-///   step_size = lr * sqrt(1-beta2^t) / (1-beta1^t);  p -= step_size * m / (sqrt(v) + eps*sqrt(1-beta2^t))
-///   then p *= 1 - lr * weight_decay (bitsandbytes' order)
-/// The gradient is multiplied by grad_scale (clipping) first. 32-bit states: m, v f32, absmax empty.
-/// 8-bit states: m, v u8 indices of bitsandbytes' dynamic maps (m signed, v unsigned), blocks of 256,
-/// m_absmax, v_absmax f32 [ceil(N/256)].
-/// p f32, or bf16 with stochastic rounding keyed by (seed, step, element); copy (optional, bf16) gets
-/// the updated p rounded to nearest even. A gradient element that is not finite leaves its p alone; its
-/// 32-bit m and v stay, its 8-bit m and v become 0, as in bitsandbytes.
+///   step_size = lr * sqrt(1-beta2^t) / (1-beta1^t);  p -= step_size * m / (sqrt(v) +
+///   eps*sqrt(1-beta2^t)) then p *= 1 - lr * weight_decay (bitsandbytes' order)
+/// The gradient is multiplied by grad_scale (clipping) first. 32-bit states: m, v f32, absmax
+/// empty. 8-bit states: m, v u8 indices of bitsandbytes' dynamic maps (m signed, v unsigned),
+/// blocks of 256, m_absmax, v_absmax f32 [ceil(N/256)]. p f32, or bf16 with stochastic rounding
+/// keyed by (seed, step, element); copy (optional, bf16) gets the updated p rounded to nearest
+/// even. A gradient element that is not finite leaves its p alone; its 32-bit m and v stay, its
+/// 8-bit m and v become 0, as in bitsandbytes.
 struct AdamW {
   View p, m, v, m_absmax, v_absmax, copy;
   ConstView g;
@@ -247,8 +331,18 @@ struct KernelTable {
   Kernel<RmsNormBackward> rms_norm_backward;
   Kernel<Matmul> matmul;
   Kernel<MatmulInt8> matmul_int8;
+  Kernel<MatmulInt8Groups> matmul_int8_groups;
   Kernel<BiasAdd> bias_add;
   Kernel<ColumnSum> column_sum;
+  Kernel<Scale> scale;
+  Kernel<ScaleAxis> scale_axis;
+  Kernel<Divide> divide;
+  Kernel<RowDot> row_dot;
+  Kernel<Dropout> dropout;
+  Kernel<Pack> pack;
+  Kernel<Unpack> unpack;
+  Kernel<MatmulPacked> matmul_packed;
+  Kernel<AdapterMerge> adapter_merge;
   Kernel<Rope> rope;
   Kernel<Attention> attention;
   Kernel<AttentionBackward> attention_backward;

@@ -39,11 +39,23 @@ QAT_HOST_DEVICE float round_even(float value) {
   return (bounded + kShift) - kShift;
 }
 
-/// What a scale maps values to and from.
+/// What a scale maps values to and from: value = (code - zero) * scale + minimum.
 struct Grid {
   float scale;
-  float zero;  ///< zero point, an integer; 0 when symmetric
+  float zero;            ///< zero point, an integer; 0 when symmetric, qmin with a minimum
+  float minimum = 0.0f;  ///< a real number; 0 unless the range has one
 };
+
+/// The grid of what is stored: a scale and, unless the spec is symmetric, a second number: the zero
+/// point, or the minimum of a range that has one.
+QAT_HOST_DEVICE Grid stored_grid(const QuantSpec& spec, float scale, float second) {
+  if (spec.has_minimum()) return {scale, float(spec.qmin()), second};
+  return {scale, second, 0.0f};
+}
+/// The second number of stored_grid.
+QAT_HOST_DEVICE float second_of(const QuantSpec& spec, Grid grid) {
+  return spec.has_minimum() ? grid.minimum : grid.zero;
+}
 
 /// Code limits as floats.
 struct CodeRange {
@@ -54,7 +66,8 @@ QAT_HOST_DEVICE CodeRange code_range(const QuantSpec& spec) {
   return {float(spec.qmin()), float(spec.qmax())};
 }
 
-/// rne(x / scale) + zero before clamping; inverse is 1 / scale.
+/// rne(x / scale) + zero before clamping; inverse is inverse_scale. x counts from the minimum where
+/// the grid has one.
 QAT_HOST_DEVICE float position_of(float x, float inverse, float zero) {
   return round_even(x * inverse) + zero;
 }
@@ -66,7 +79,7 @@ QAT_HOST_DEVICE float code_of(float x, float inverse, float zero, CodeRange rang
 
 /// The value of a code.
 QAT_HOST_DEVICE float value_of(float code, Grid grid) {
-  return (code - grid.zero) * grid.scale;
+  return (code - grid.zero) * grid.scale + grid.minimum;
 }
 
 /// True where the straight-through gradient passes.
@@ -75,7 +88,8 @@ QAT_HOST_DEVICE bool passes_gradient(float x, float inverse, float zero, CodeRan
   return position >= range.low && position <= range.high;
 }
 
-/// Smallest and largest of a set of values and 0. Both are NaN if one of the values is.
+/// Smallest and largest of a set of values and 0 (of the values alone, where the range has a
+/// minimum). Both are NaN if one of the values is.
 struct Extent {
   float low = 0.0f, high = 0.0f;
 };
@@ -89,40 +103,44 @@ QAT_HOST_DEVICE Extent finite_extent(Extent extent) {
           extent.high > kLargestFloat ? kLargestFloat : extent.high};
 }
 
+/// The nearest size (a number that is not negative) that a file of this type stores, never
+/// infinite.
+QAT_HOST_DEVICE float stored_size(float size, ScaleType type) {
+  switch (type) {
+    case ScaleType::f32:
+      return smaller(size, kLargestFloat);
+    case ScaleType::bf16:
+      return to_float(to_bfloat16(smaller(size, 0x1.FEp127f)));
+    case ScaleType::f16:
+      return to_float(to_float16(smaller(size, 65504.0f)));
+    case ScaleType::portable:
+      return to_float(to_float16(to_float(to_bfloat16(smaller(size, 65280.0f)))));
+  }
+  return size;
+}
+
 /// The nearest value that a file of this type stores and that can be divided by: never 0 (0 becomes
 /// the type's smallest normal value), never infinite; the sign stays; NaN stays.
 /// f16 and portable scales may be subnormal (portable: 8 significant bits, multiples of 2^-24).
 QAT_HOST_DEVICE float stored_scale(float scale, ScaleType type) {
   if (is_nan(scale)) return scale;
-  float size = magnitude(scale);
-  float floor = kSmallestNormal;  // below it (or at 0) `smallest` is stored
-  float smallest = kSmallestNormal;
-  switch (type) {
-    case ScaleType::f32:
-      size = smaller(size, kLargestFloat);
-      break;
-    case ScaleType::bf16:
-      size = to_float(to_bfloat16(smaller(size, 0x1.FEp127f)));
-      break;
-    case ScaleType::f16:
-      size = to_float(to_float16(smaller(size, 65504.0f)));
-      floor = 0x1p-24f;
-      smallest = 0x1p-14f;
-      break;
-    case ScaleType::portable:
-      size = to_float(to_float16(to_float(to_bfloat16(smaller(size, 65280.0f)))));
-      floor = 0x1p-24f;
-      smallest = 0x1p-14f;
-      break;
-  }
-  if (size < floor) size = smallest;
+  const bool half = type == ScaleType::f16 || type == ScaleType::portable;
+  float size = stored_size(magnitude(scale), type);
+  if (size < (half ? 0x1p-24f : kSmallestNormal)) size = half ? 0x1p-14f : kSmallestNormal;
   return scale < 0.0f ? -size : size;
 }
 
+/// The nearest minimum that a file of this type stores: may be 0, never infinite.
+QAT_HOST_DEVICE float stored_minimum(float minimum, ScaleType type) {
+  const float size = stored_size(magnitude(minimum), type);
+  return minimum < 0.0f ? 0.0f - size : size;
+}
+
 /// The rule of a spec once what has no meaning for its range is resolved: an asymmetric range knows
-/// min_max and mse only, min_max of a symmetric range is no_clip, and only the full range has an
-/// end that is worth a negative scale.
+/// min_max and mse only, one with a minimum min_max only, min_max of a symmetric range is no_clip,
+/// and only the full range has an end that is worth a negative scale.
 QAT_HOST_DEVICE ScaleRule effective_rule(const QuantSpec& spec) {
+  if (spec.has_minimum()) return ScaleRule::min_max;
   const bool searched = spec.rule == ScaleRule::mse || spec.rule == ScaleRule::mse_signed;
   if (!spec.symmetric()) return searched ? ScaleRule::mse : ScaleRule::min_max;
   if (searched) return spec.range == Range::full ? spec.rule : ScaleRule::mse;
@@ -176,19 +194,28 @@ QAT_HOST_DEVICE float raw_scale(const QuantSpec& spec, Extent extent, float peak
   return 0.0f;
 }
 
-/// The zero point that goes with a stored scale: clamp(qmin - rne(low / scale)); 0 when symmetric
-/// or when the scale is NaN.
+/// The zero point of an asymmetric range that goes with a stored scale: clamp(qmin - rne(low /
+/// scale)); 0 when symmetric or when the scale is NaN.
 QAT_HOST_DEVICE float zero_point(const QuantSpec& spec, Extent extent, float scale) {
-  if (spec.symmetric() || is_nan(scale)) return 0.0f;
+  if (spec.range != Range::asymmetric || is_nan(scale)) return 0.0f;
   const float low = float(spec.qmin()), high = float(spec.qmax());
   const float zero = low - round_even(finite_extent(extent).low / scale);
   return smaller(larger(zero, low), high);
 }
 
-/// Stored scale and zero point of a raw scale.
+/// Stored scale and zero point (or minimum) of a raw scale.
 QAT_HOST_DEVICE Grid make_grid(const QuantSpec& spec, Extent extent, float raw) {
   const float scale = stored_scale(raw, spec.scale_type);
-  return {scale, zero_point(spec, extent, scale)};
+  if (!spec.has_minimum()) return {scale, zero_point(spec, extent, scale), 0.0f};
+  const float low = is_nan(scale) ? 0.0f : finite_extent(extent).low;
+  return {scale, float(spec.qmin()), stored_minimum(low, spec.scale_type)};
+}
+
+/// What values are multiplied by to find their codes.
+QAT_HOST_DEVICE float inverse_scale(const QuantSpec& spec, float raw, float stored) {
+  const bool exact = spec.division == Division::exact && !is_searched(effective_rule(spec)) &&
+                     !(magnitude(raw) < kSmallestNormal);
+  return 1.0f / (exact ? raw : stored);
 }
 
 /// ScaleRule::mse tries the raw scales start * kShrink^i, i in [0, kShrinkSteps) (down to 0.3: what

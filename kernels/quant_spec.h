@@ -1,6 +1,6 @@
-// How one tensor is quantized. The grid is always value = (code - zero) * scale; a "row" is an
-// output channel of a weight [O, C] or a token of an activation [T, C], so one description serves
-// both.
+// How one tensor is quantized. The grid is value = (code - zero) * scale, or counted from a real
+// minimum (Range::minimum); a "row" is an output channel of a weight [O, C] or a token of an
+// activation [T, C], so one description serves both.
 #pragma once
 
 #include <cstdint>
@@ -18,13 +18,15 @@ enum class Per : uint8_t {
 
 /// Which codes are used (b bits, codes are signed).
 enum class Range : uint8_t {
-  strict,     ///< symmetric, [-(2^(b-1)-1), 2^(b-1)-1], zero point 0
-  full,       ///< symmetric, [-2^(b-1), 2^(b-1)-1], zero point 0
-  asymmetric  ///< [-2^(b-1), 2^(b-1)-1] with a zero point in that range
+  strict,      ///< symmetric, [-(2^(b-1)-1), 2^(b-1)-1], zero point 0
+  full,        ///< symmetric, [-2^(b-1), 2^(b-1)-1], zero point 0
+  asymmetric,  ///< [-2^(b-1), 2^(b-1)-1] with a zero point in that range
+  minimum      ///< [-2^(b-1), 2^(b-1)-1]; value = (code - qmin) * scale + minimum (ggml Q4_1)
 };
 
 /// How the scale of a dynamic (not calibrated) tensor follows from its values. An asymmetric range
-/// knows min_max and mse; every other rule means min_max there.
+/// knows min_max and mse; every other rule means min_max there. A range with a minimum knows
+/// min_max, and does not widen it to hold 0.
 enum class ScaleRule : uint8_t {
   amax,        ///< max|x| / qmax. int8 strict: what vLLM computes
   half_range,  ///< max|x| / ((qmax - qmin) / 2): amax/7.5, amax/127.5 (torchao, compressed-tensors)
@@ -45,6 +47,12 @@ enum class ScaleType : uint8_t {
   portable  ///< exact in f16 and in bf16 (8 significant bits, f16's exponent range)
 };
 
+/// What values are divided by to find their codes.
+enum class Division : uint8_t {
+  stored,  ///< the scale as stored: the codes are the nearest on the grid that is deployed
+  exact    ///< the scale before it was rounded: what ggml does to activations (quantize_row_q8_0)
+};
+
 struct QuantSpec {
   int bits = 8;  ///< 2..8
   Per per = Per::row;
@@ -52,10 +60,12 @@ struct QuantSpec {
   Range range = Range::strict;
   ScaleRule rule = ScaleRule::amax;
   ScaleType scale_type = ScaleType::f32;
+  Division division = Division::stored;  ///< a searched or given scale is always the stored one
 
   QAT_HOST_DEVICE int qmin() const { return range == Range::strict ? -qmax() : -(1 << (bits - 1)); }
   QAT_HOST_DEVICE int qmax() const { return (1 << (bits - 1)) - 1; }
-  QAT_HOST_DEVICE bool symmetric() const { return range != Range::asymmetric; }
+  QAT_HOST_DEVICE bool symmetric() const { return range == Range::strict || range == Range::full; }
+  QAT_HOST_DEVICE bool has_minimum() const { return range == Range::minimum; }
   /// Scales in one row of `cols` elements (Per::tensor counts 1 for the whole tensor).
   QAT_HOST_DEVICE int64_t groups(int64_t cols) const {
     return per == Per::group ? cols / group : 1;
@@ -64,12 +74,13 @@ struct QuantSpec {
   /// so that the straight-through gradient may be 0 somewhere. False only where it never can: amax
   /// and no_clip with an f32 or bf16 scale (rounding to bf16 takes an end just short of half a code
   /// beyond its place), and half_range and signed_max of the strict range, where they are amax.
-  /// f16 and portable scales end at 65504 and lose bits below 2^-14; the zero point of an
-  /// asymmetric range is rounded on its own and may push an end over the edge; mse clips on
-  /// purpose.
+  /// f16 and portable scales end at 65504 and lose bits below 2^-14, unless the exact scale is
+  /// divided by; the zero point of an asymmetric range (or the minimum) is rounded on its own and
+  /// may push an end over the edge; mse clips on purpose.
   QAT_HOST_DEVICE bool can_clip() const {
     if (!symmetric() || rule == ScaleRule::mse || rule == ScaleRule::mse_signed) return true;
-    if (scale_type == ScaleType::f16 || scale_type == ScaleType::portable) return true;
+    const bool coarse = scale_type == ScaleType::f16 || scale_type == ScaleType::portable;
+    if (coarse && division == Division::stored) return true;
     const bool halves = rule == ScaleRule::half_range || rule == ScaleRule::signed_max;
     return halves && range != Range::strict;
   }

@@ -6,6 +6,8 @@
 
 namespace qat {
 
-Stream::Stream(int threads) : threads_(std::max(1, threads > 0 ? threads : omp_get_max_threads())) {}
+Stream::Stream(int threads)
+    : threads_(std::max(
+          1, threads > 0 ? threads : std::min(omp_get_max_threads(), omp_get_num_procs()))) {}
 
 }  // namespace qat

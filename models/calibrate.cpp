@@ -18,6 +18,7 @@ std::vector<ObservedInput> observe(const MeasuredModel& model,
   decoder_hidden(b, model.config, build);
   const std::vector<ObservedInput> inputs = insert_observers(graph, paths, what);
   reset_observations(inputs, what.statistic, model.store);
+  model.adapt(graph);
   MeasuringProgram program(std::move(graph), {}, model, build);
   program.run_prologue();
   for (const Batch& batch : batches) program.run(batch);

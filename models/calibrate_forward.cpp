@@ -56,6 +56,11 @@ Batch without_padding(const Batch& batch, int64_t rows) {
 
 }  // namespace
 
+void MeasuredModel::adapt(Graph& graph, const QuantPlan& quantized,
+                          const EnabledLayers& enabled) const {
+  if (adapters) insert_adapters(graph, *adapters, quantized, enabled, DropoutMode::off);
+}
+
 std::vector<Batch> calibration_batches(const std::function<Batch(int64_t rows)>& next,
                                        int64_t samples, int64_t rows) {
   std::vector<Batch> batches;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/data/batch.h"
+#include "engine/passes/insert_adapters.h"
 #include "engine/runtime/program.h"
 #include "models/decoder.h"
 
@@ -20,6 +21,11 @@ struct MeasuredModel {
   Stream& stream;
   DType dtype = DType::bf16;        ///< of activations
   DType weight_dtype = DType::f32;  ///< of the matrices in the Store
+  const AdapterPlan* adapters = nullptr;
+
+  /// The pass insert_adapters, before quantizers and observers; nothing without a plan.
+  void adapt(Graph& graph, const QuantPlan& quantized = {},
+             const EnabledLayers& enabled = {}) const;
 };
 
 /// `samples` sequences in batches of at most `rows`, from a source that gives the next batch of so

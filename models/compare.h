@@ -23,10 +23,11 @@ struct ComparedModel {
   const QuantPlan& plan;
   Store& store;  ///< with its rope table
   DType weight_dtype = DType::f32;
+  const AdapterPlan* adapters = nullptr;  ///< none, if null
 };
 
 /// Runs both in fp32 over the batches, which all have one shape. The two need Stores of their own.
-/// Logits exist for a few dozen tokens at a time.
+/// Logits exist for one batch at a time, so batches should be small: a window of text each.
 Agreement compare_models(const ComparedModel& reference, const ComparedModel& other,
                          const KernelTable& kernels, Stream& stream,
                          const std::vector<Batch>& batches);

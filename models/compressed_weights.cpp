@@ -300,6 +300,7 @@ QuantizedMatrix CompressedWeights::read(const std::string& weight) const {
     m.zeros.assign(zeros.begin(), zeros.end());
   }
   check_matrix(m, parts_.file() + ": " + printable(name));
+  check_positive_scales(m, parts_.file() + ": " + printable(name));
   return m;
 }
 

@@ -1,5 +1,6 @@
 #include "models/decoder.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "engine/core/error.h"
@@ -27,8 +28,7 @@ class Decoder {
         b_.state(build_.prefix + kRopeTable, {config_.max_positions, config_.head_dim}, DType::f32);
 
     Builder::Scope model(b_, "model");
-    Id x = embedding(b_, matrix("model.embed_tokens", config_.vocab, config_.hidden), tokens,
-                     build_.dtype);
+    Id x = embedded(tokens);
     for (int64_t layer = 0; layer < config_.layers; ++layer) x = block(x, int(layer));
     return rms_norm(b_, x, vector("model.norm.weight", config_.hidden), config_.norm_eps);
   }
@@ -42,6 +42,12 @@ class Decoder {
   static std::string trimmed(std::string prefix) {
     if (!prefix.empty()) prefix.pop_back();
     return prefix;
+  }
+
+  Id embedded(Id tokens) {
+    Builder::Scope scope(b_, "embed_tokens");
+    const Id table = matrix("model.embed_tokens", config_.vocab, config_.hidden);
+    return embedding(b_, table, tokens, build_.dtype);
   }
 
   Id block(Id x, int layer) {
@@ -119,6 +125,12 @@ Id decoder_hidden(Builder& b, const ModelConfig& config, const DecoderBuild& bui
 
 Id decoder_head(Builder& b, const ModelConfig& config, const DecoderBuild& build) {
   return Decoder(b, config, build).head();
+}
+
+int64_t planned_linears(const QuantPlan& plan) {
+  return std::count_if(plan.linears.begin(), plan.linears.end(), [](const auto& entry) {
+    return entry.first != kEmbeddingPath && entry.first != kHeadPath;
+  });
 }
 
 std::vector<std::string> decoder_linears(const ModelConfig& config) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/graph/builder.h"
+#include "engine/quant/quant_plan.h"
 #include "engine/runtime/store.h"
 #include "models/config.h"
 #include "models/source.h"
@@ -38,6 +39,12 @@ constexpr const char* kRopeTable = "rope.cos_sin";
 Id decoder_hidden(Builder& b, const ModelConfig& config, const DecoderBuild& build);
 /// The head's weight [V, C] in the compute dtype (the embedding when tied).
 Id decoder_head(Builder& b, const ModelConfig& config, const DecoderBuild& build);
+
+/// Where a QuantPlan has the embedding and the head.
+constexpr const char* kEmbeddingPath = "model.embed_tokens";
+constexpr const char* kHeadPath = "lm_head";
+/// How many linears of decoder layers a plan quantizes.
+int64_t planned_linears(const QuantPlan& plan);
 
 /// Paths of the quantizable linears, in forward order: model.layers.N.self_attn.q_proj, ...
 std::vector<std::string> decoder_linears(const ModelConfig& config);

@@ -29,6 +29,7 @@ Perplexity evaluate_perplexity(ForwardSpec spec, Store& store, const KernelTable
         "a context of {} tokens is longer than the model's max_position_embeddings ({}); ask for "
         "a shorter one",
         spec.build.sequence, spec.config.max_positions);
+  spec.groups = group_scales_of(kernels);
   ForwardGraph forward = build_forward_graph(spec);
   Program program =
       Program::compile(std::move(forward.graph), {forward.sums, forward.nll}, store, kernels);

@@ -4,6 +4,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "engine/io/gguf.h"
 #include "engine/io/json.h"
@@ -33,9 +34,12 @@ const Family* find_gguf_family(std::string_view architecture);
 std::string family_names();
 
 /// Reads config.json (torch_dtype or dtype; rope_theta and rope_scaling, or rope_parameters).
-/// Refuses by name, with `file` in front, every key that would change the mathematics and is not
-/// understood.
+/// Refuses by name, with `file` in front, every key that is not known and not neutral.
 ModelConfig config_from_huggingface(const Json& json, const std::string& file);
+
+/// Keys of a config.json that passed although nobody knows them, since their value is neutral:
+/// "use_mup = false".
+std::vector<std::string> unknown_keys(const Json& json);
 
 /// Reads GGUF metadata (and rope_freqs.weight); refuses as above.
 ModelConfig config_from_gguf(const GgufFile& file);

@@ -1,6 +1,7 @@
-// config.json, read and written. Every key is one of: understood; known to leave the forward pass
-// alone; or refused when its name smells of mathematics and its value is not neutral. Other keys
-// are notes of someone's and pass.
+// config.json, read and written. Every key is one of: understood (its value is checked against the
+// family below); known to leave the forward pass alone; known with one value that is computed. Any
+// other key passes with a neutral value (null, false, 0, empty) and a note, and is refused else:
+// what it does to the model cannot be told from its name.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -45,62 +46,108 @@ const std::set<std::string_view> kUnderstood = {"model_type",
                                                 "dtype",
                                                 "quantization_config"};
 
-// Names that smell but do nothing to a forward pass.
-const std::set<std::string_view> kHarmless = {"initializer_range",
-                                              "use_cache",
-                                              "pretraining_tp",
-                                              "is_llama_config",
-                                              "attn_implementation",
-                                              "_attn_implementation",
+// Known to leave the forward pass alone, whatever their value: what transformers writes beside a
+// model (PreTrainedConfig, generation settings), and what other programs leave.
+const std::set<std::string_view> kHarmless = {"_attn_implementation",
                                               "_attn_implementation_autoset",
                                               "_attn_implementation_internal",
+                                              "_commit_hash",
+                                              "_name_or_path",
+                                              "attn_implementation",
+                                              "bad_words_ids",
+                                              "begin_suppress_tokens",
+                                              "cache_implementation",
+                                              "chunk_size_feed_forward",
+                                              "decoder_start_token_id",
+                                              "diversity_penalty",
+                                              "do_sample",
+                                              "early_stopping",
+                                              "embd_initializer_range",
+                                              "encoder_no_repeat_ngram_size",
+                                              "exponential_decay_length_penalty",
+                                              "finetuning_task",
+                                              "forced_bos_token_id",
+                                              "forced_eos_token_id",
+                                              "gradient_checkpointing",
+                                              "id2label",
+                                              "initializer_range",
+                                              "is_decoder",
+                                              "is_llama_config",
+                                              "label2id",
+                                              "length_penalty",
+                                              "max_length",
+                                              "max_new_tokens",
+                                              "min_length",
+                                              "name_or_path",
+                                              "no_repeat_ngram_size",
+                                              "num_beam_groups",
+                                              "num_beams",
+                                              "num_labels",
+                                              "num_return_sequences",
                                               "output_attentions",
                                               "output_hidden_states",
-                                              "embd_initializer_range",
-                                              "cache_implementation",
-                                              "max_length",
-                                              "min_length",
+                                              "output_scores",
+                                              "prefix",
+                                              "pretraining_tp",
+                                              "problem_type",
+                                              "remove_invalid_values",
+                                              "repetition_penalty",
+                                              "return_dict",
+                                              "return_dict_in_generate",
+                                              "sep_token_id",
+                                              "suppress_tokens",
+                                              "task_specific_params",
+                                              "temperature",
+                                              "tf_legacy_loss",
+                                              "tie_encoder_decoder",
+                                              "tokenizer_class",
                                               "tokenizer_model_max_length",
-                                              "head_dim_comment",
+                                              "top_k",
+                                              "top_p",
+                                              "torchscript",
+                                              "transformers.js_config",
                                               "transformers_version",
-                                              "original_max_position_embeddings_comment"};
+                                              "typical_p",
+                                              "unk_token_id",
+                                              "unsloth_fixed",
+                                              "unsloth_version",
+                                              "use_bfloat16",
+                                              "use_cache",
+                                              "xla_device"};
 
-// A word of a key that says it may change what the model computes.
-const std::set<std::string_view> kSuspects = {
-    "rope",        "rotary",      "position",     "positions",  "alibi",     "attn",
-    "attention",   "norm",        "eps",          "epsilon",    "layernorm", "act",
-    "activation",  "mlp",         "ffn",          "expert",     "experts",   "moe",
-    "router",      "layer",       "layers",       "head",       "heads",     "bias",
-    "window",      "scale",       "scaling",      "multiplier", "factor",    "softcap",
-    "softcapping", "cap",         "clip",         "residual",   "logit",     "logits",
-    "embedding",   "embeddings",  "embed",        "embd",       "qk",        "qkv",
-    "query",       "key",         "value",        "lora",       "sink",      "sinks",
-    "mrope",       "dropout",     "pdrop",        "sparse",     "parallel",  "hidden",
-    "gate",        "interleaved", "quantization", "kv",         "chunk",     "temperature_tuning",
-    "state",       "ssm",         "conv"};
+// Known, and computed for one value only: the neutral one.
+const std::set<std::string_view> kNeutralOnly = {"add_cross_attention",
+                                                 "attention_dropout",
+                                                 "attn_logit_softcapping",
+                                                 "cross_attention_hidden_size",
+                                                 "embd_pdrop",
+                                                 "final_logit_softcapping",
+                                                 "hidden_dropout",
+                                                 "is_encoder_decoder",
+                                                 "partial_rotary_factor",
+                                                 "pruned_heads",
+                                                 "resid_pdrop",
+                                                 "rope_interleaved",
+                                                 "use_mrope"};
 
 bool neutral(const Json& value) {
   if (value.is_null()) return true;
   if (value.is_boolean()) return !value.get<bool>();
   if (value.is_number()) return value.get<double>() == 0.0;
+  if (value.is_string()) return value.get_ref<const std::string&>().empty();
   return value.is_structured() && value.empty();
 }
 
-// Multipliers are neutral at 1, and so are a few others.
-bool neutral_at_one(const std::string& key, const Json& value) {
-  for (const char* word : {"multiplier", "scale", "factor"})
+// Multipliers are neutral at 1.
+bool neutral(const std::string& key, const Json& value) {
+  if (neutral(value)) return true;
+  for (const char* word : {"multiplier", "scale", "scaling", "factor"})
     if (key.find(word) != std::string::npos) return value.is_number() && value.get<double>() == 1.0;
   return false;
 }
 
-bool suspect(const std::string& key) {
-  size_t begin = 0;
-  while (begin <= key.size()) {
-    const size_t end = std::min(key.find('_', begin), key.size());
-    if (kSuspects.contains(std::string_view(key).substr(begin, end - begin))) return true;
-    begin = end + 1;
-  }
-  return false;
+bool known(const std::string& key) {
+  return kUnderstood.contains(key) || kHarmless.contains(key) || kNeutralOnly.contains(key);
 }
 
 class Reader {
@@ -196,12 +243,15 @@ class Reader {
 
   void refuse_unknown() const {
     for (const auto& [key, value] : json_.items()) {
-      if (kUnderstood.contains(key) || kHarmless.contains(key) || !suspect(key)) continue;
-      if (neutral(value) || neutral_at_one(key, value)) continue;
+      if (kUnderstood.contains(key) || kHarmless.contains(key) || neutral(key, value)) continue;
+      if (kNeutralOnly.contains(key))
+        refuse(
+            "{}: {} = {} changes what the model computes, and only its neutral value is computed",
+            file_, key, printable(value.dump(), 60));
       refuse(
-          "{}: {} = {} is not understood and may change what the model computes; remove it if "
-          "it does not",
-          file_, printable(key), printable(value.dump(), 60));
+          "{}: {} = {} is a key that is not known for a {} model and may change what it computes; "
+          "if it does not, remove the key from config.json",
+          file_, printable(key), printable(value.dump(), 60), family_->model_type);
     }
   }
 
@@ -390,6 +440,13 @@ Json shortest(float value) {
 
 ModelConfig config_from_huggingface(const Json& json, const std::string& file) {
   return Reader(json, file).read();
+}
+
+std::vector<std::string> unknown_keys(const Json& json) {
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : json.items())
+    if (!known(key)) keys.push_back(printable(key, 40) + " = " + printable(value.dump(), 40));
+  return keys;
 }
 
 std::string config_to_huggingface(const ModelConfig& c) {

@@ -20,6 +20,7 @@ Program compile(ForwardSpec spec, int64_t tokens, int64_t context, Store& store,
   spec.build.sequence = tokens;
   spec.build.cache = context;
   spec.output = ForwardSpec::Output::logits;
+  spec.groups = group_scales_of(kernels);
   ForwardGraph forward = build_forward_graph(spec);
   for (Value& value : forward.graph.values)
     if (value.kind == Kind::input) value.name += fmt::format(".{}", tokens);

@@ -24,11 +24,15 @@ TrainingGraph build_training_graph(const TrainingSpec& spec, const EnabledLayers
   inputs.w_VC = decoder_head(b, spec.config, spec.build);
   inputs.targets_T = b.input(kTargets, {spec.build.tokens()}, DType::i32);
   inputs.inv_tokens = b.input(kInvTokens, {1}, DType::f32);
-  result.sums = head_loss(b, inputs, spec.loss).sums;
+  {
+    Builder::Scope scope(b, kHeadPath);
+    result.sums = head_loss(b, inputs, spec.loss).sums;
+  }
 
+  insert_adapters(result.graph, spec.adapters, spec.plan, enabled, DropoutMode::on);
   insert_quantizers(result.graph, spec.plan, enabled);
   result.gradients = differentiate(result.graph, spec.trained);
-  if (spec.fuse == Switch::on) fuse(result.graph);
+  if (spec.fuse == Switch::on) fuse(result.graph, spec.groups);
   recompute(result.graph, spec.recompute);
   std::vector<Id> keep = {result.sums};
   for (const ParameterGradient& g : result.gradients) keep.push_back(g.gradient);
@@ -43,10 +47,9 @@ ForwardGraph build_forward_graph(const ForwardSpec& spec) {
   Builder b(result.graph);
   result.hidden = decoder_hidden(b, spec.config, spec.build);
   const Id head = decoder_head(b, spec.config, spec.build);
+  Builder::Scope scope(b, kHeadPath);
   std::vector<Id> keep;
-  if (spec.output == ForwardSpec::Output::hidden) {
-    keep = {result.hidden};
-  } else if (spec.output == ForwardSpec::Output::loss) {
+  if (spec.output == ForwardSpec::Output::loss) {
     LossInputs inputs{};
     inputs.x_TC = result.hidden;
     inputs.w_VC = head;
@@ -60,8 +63,10 @@ ForwardGraph build_forward_graph(const ForwardSpec& spec) {
     result.logits = linear_f32(b, result.hidden, head);
     keep = {result.logits};
   }
-  insert_quantizers(result.graph, spec.plan, all_layers(spec.config));
-  if (spec.fuse == Switch::on) fuse(result.graph);
+  const EnabledLayers enabled = all_layers(spec.config);
+  insert_adapters(result.graph, spec.adapters, spec.plan, enabled, DropoutMode::off);
+  insert_quantizers(result.graph, spec.plan, enabled);
+  if (spec.fuse == Switch::on) fuse(result.graph, spec.groups);
   eliminate_dead(result.graph, keep);
   hoist(result.graph);
   verify(result.graph);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/ops/ops.h"
+#include "engine/passes/insert_adapters.h"
 #include "engine/passes/passes.h"
 #include "engine/train/trainer.h"
 #include "models/decoder.h"
@@ -24,10 +25,12 @@ struct TrainingSpec {
   DecoderBuild build;                  ///< micro-batch, sequence, dtypes of the student
   DType teacher_weights = DType::bf16;
   QuantPlan plan;
+  AdapterPlan adapters;  ///< with any, the model's own parameters are frozen
   LossWeights loss;
   std::vector<std::string> trained;  ///< parameter names
   Recompute recompute = Recompute::cheap;
   Switch fuse = Switch::on, hoist = Switch::on;
+  GroupScales groups = GroupScales::float_product;  ///< what fuse does with scales by group
 };
 
 /// Forward, quantizers of the enabled layers, gradients, and every pass in order.
@@ -46,8 +49,10 @@ struct ForwardSpec {
   ModelConfig config;
   DecoderBuild build;
   QuantPlan plan;
+  AdapterPlan adapters = {};
   Switch fuse = Switch::off;
-  enum class Output { loss, logits, hidden } output = Output::loss;
+  GroupScales groups = GroupScales::float_product;
+  enum class Output { loss, logits } output = Output::loss;
 };
 /// All planned layers quantized.
 ForwardGraph build_forward_graph(const ForwardSpec& spec);

@@ -2,13 +2,15 @@
 
 #include <fmt/format.h>
 
+#include "models/adapter.h"
+
 namespace qat {
 
 namespace {
 
-size_t parameter_bytes(const ModelConfig& config, DType matrices) {
+size_t bytes_of(const std::vector<SourceTensor>& tensors, DType matrices) {
   size_t bytes = 0;
-  for (const SourceTensor& t : expected_tensors(config))
+  for (const SourceTensor& t : tensors)
     bytes += size_t(t.shape.count()) * size_of(t.shape.rank() < 2 ? DType::f32 : matrices);
   return bytes;
 }
@@ -30,12 +32,19 @@ size_t TrainingMemory::total() const {
 TrainingMemory plan_training_memory(const TrainingSpec& spec, const TrainerSettings& settings,
                                     const KernelTable& kernels) {
   TrainingMemory memory;
-  memory.bytes[Category::masters] = parameter_bytes(spec.config, spec.build.weight_dtype);
+  const bool adapted = !spec.adapters.linears.empty();
+  const std::vector<SourceTensor> trained =
+      adapted ? adapter_tensors(spec.adapters, spec.config) : expected_tensors(spec.config);
+  const DType masters = adapted ? spec.adapters.dtype : spec.build.weight_dtype;
+  memory.bytes[Category::masters] = bytes_of(trained, masters);
+  if (adapted)
+    memory.bytes[Category::base] = base_bytes(spec.adapters, spec.config, spec.build.weight_dtype);
   if (spec.teacher)
-    memory.bytes[Category::teacher] = parameter_bytes(*spec.teacher, spec.teacher_weights);
+    memory.bytes[Category::teacher] =
+        bytes_of(expected_tensors(*spec.teacher), spec.teacher_weights);
   std::vector<int64_t> counts;
-  for (const SourceTensor& t : expected_tensors(spec.config)) counts.push_back(t.shape.count());
-  memory.bytes[Category::gradients] = parameter_bytes(spec.config, DType::f32);
+  for (const SourceTensor& t : trained) counts.push_back(t.shape.count());
+  memory.bytes[Category::gradients] = bytes_of(trained, DType::f32);
   memory.bytes[Category::moments] = Optimizer::moment_bytes(counts, settings.optimizer.state_bits);
   memory.bytes[Category::state] =
       size_t(spec.config.max_positions * spec.config.head_dim) * sizeof(float);

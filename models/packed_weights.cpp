@@ -180,6 +180,7 @@ QuantizedMatrix PackedWeights::read(const std::string& weight) const {
         parts_.file(), name, at->second.spec.group);
   QuantizedMatrix q = unpacked(name, at->second);
   check_matrix(q, parts_.file() + ": " + name);
+  check_positive_scales(q, parts_.file() + ": " + name);
   return q;
 }
 

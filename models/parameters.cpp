@@ -78,7 +78,8 @@ QuantPlan load_deployed(const ModelSource& source, Store& store, DType dtype, Ca
       linear.weight = matrix.spec;
       linear.stored_weight = true;
       store_codes(matrix, path, store, category);
-      as_codes.insert(weight);
+      // Rows of the table are looked up, and other code wants its numbers.
+      if (path != kEmbeddingPath) as_codes.insert(weight);
     }
     if (linear.static_activation)
       store_static_grid(source.static_activation(path), path, *linear.activation, store);

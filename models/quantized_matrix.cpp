@@ -4,6 +4,7 @@
 
 #include "engine/core/error.h"
 #include "kernels/float_types.h"
+#include "kernels/quant_math.h"
 
 namespace qat {
 
@@ -26,12 +27,24 @@ void check_matrix(const QuantizedMatrix& m, const std::string& name) {
       refuse("{}: code {} at element {}, {} bits hold {} to {}", name, int(m.codes[i]), i,
              spec.bits, low, high);
   for (size_t i = 0; i < scales; ++i)
-    if (!(m.scales[i] > 0.0f) || !std::isfinite(m.scales[i]))
-      refuse("{}: scale {} at {}, expected positive numbers", name, m.scales[i], i);
+    if (!std::isfinite(m.scales[i]))
+      refuse("{}: scale {} at {}, expected finite numbers", name, m.scales[i], i);
+  if (spec.has_minimum()) {
+    for (size_t i = 0; i < m.zeros.size(); ++i)
+      if (!std::isfinite(m.zeros[i]))
+        refuse("{}: minimum {} at {}, expected finite numbers", name, m.zeros[i], i);
+    return;
+  }
   for (size_t i = 0; i < m.zeros.size(); ++i)
     if (m.zeros[i] != std::trunc(m.zeros[i]) || m.zeros[i] < float(low) || m.zeros[i] > float(high))
       refuse("{}: zero point {} at {}, expected whole numbers from {} to {}", name, m.zeros[i], i,
              low, high);
+}
+
+void check_positive_scales(const QuantizedMatrix& m, const std::string& name) {
+  for (size_t i = 0; i < m.scales.size(); ++i)
+    if (!(m.scales[i] > 0.0f))
+      refuse("{}: scale {} at {}, expected positive numbers", name, m.scales[i], i);
 }
 
 void dequantize(const QuantizedMatrix& m, float* out) {
@@ -40,9 +53,9 @@ void dequantize(const QuantizedMatrix& m, float* out) {
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t begin = 0; begin < columns; begin += group) {
       const size_t at = m.scale_index(row, begin);
-      const float scale = m.scales[at], zero = m.zeros.empty() ? 0.0f : m.zeros[at];
+      const Grid grid = stored_grid(m.spec, m.scales[at], m.zeros.empty() ? 0.0f : m.zeros[at]);
       for (int64_t i = row * columns + begin; i < row * columns + begin + group; ++i)
-        out[i] = (float(m.codes[size_t(i)]) - zero) * scale;
+        out[i] = value_of(float(m.codes[size_t(i)]), grid);
     }
 }
 

@@ -11,14 +11,15 @@
 
 namespace qat {
 
-/// value[n, k] = (codes[n, k] - zeros[n, g]) * scales[n, g], g the group of column k. The rule and
-/// the scale type of `spec` do not matter here.
+/// value[n, k] = (codes[n, k] - zeros[n, g]) * scales[n, g], g the group of column k; with a
+/// minimum (codes[n, k] - qmin) * scales[n, g] + zeros[n, g]. The rule and the scale type of `spec`
+/// do not matter here.
 struct QuantizedMatrix {
   QuantSpec spec;
   Shape shape;                ///< [rows, columns]
   std::vector<int8_t> codes;  ///< [rows, columns]
   std::vector<float> scales;  ///< [rows, groups]; one for Per::tensor
-  std::vector<float> zeros;   ///< as scales, whole numbers; empty when symmetric
+  std::vector<float> zeros;   ///< as scales, whole numbers (or minima); empty when symmetric
 
   /// Scales in a row (for Per::tensor: in the whole matrix, 1).
   int64_t groups() const { return spec.groups(shape[1]); }
@@ -29,9 +30,11 @@ struct QuantizedMatrix {
   }
 };
 
-/// Refuses sizes that do not agree, codes and zero points out of range, scales that are not
-/// positive and finite. `name` stands in front of the message.
+/// Refuses sizes that do not agree, codes and zero points out of range, scales and minima that are
+/// not finite. `name` stands in front of the message.
 void check_matrix(const QuantizedMatrix& matrix, const std::string& name);
+/// Refuses scales that are not positive, which all but GGUF demand.
+void check_positive_scales(const QuantizedMatrix& matrix, const std::string& name);
 
 /// The values in f32; out has rows * columns elements.
 void dequantize(const QuantizedMatrix& matrix, float* out);

@@ -27,6 +27,7 @@ std::vector<std::vector<std::byte>> reference_states(const MeasuredModel& model,
   Graph graph;
   Builder b(graph);
   const Id hidden = decoder_hidden(b, model.config, build);
+  model.adapt(graph);
   MeasuringProgram program(std::move(graph), {hidden}, model, build);
   program.run_prologue();
   std::vector<std::vector<std::byte>> states;
@@ -52,6 +53,7 @@ MeanLoss measure(const MeasuredModel& model, const DecoderBuild& build, const Qu
   inputs.teacher_w_VC = inputs.w_VC;
   const Id sums =
       head_loss(b, inputs, {.cross_entropy = 1.0f, .kl = 1.0f, .temperature = 1.0f}).sums;
+  model.adapt(graph, plan, enabled);
   insert_quantizers(graph, plan, enabled);
   MeasuringProgram program(std::move(graph), {sums}, model, build);
   program.run_prologue();
@@ -81,8 +83,11 @@ int64_t layer_of(const std::string& path) {
 
 }  // namespace
 
-std::vector<LayerSensitivity> measure_sensitivity(const MeasuredModel& model, const QuantPlan& plan,
+std::vector<LayerSensitivity> measure_sensitivity(const MeasuredModel& model,
+                                                  const QuantPlan& whole_plan,
                                                   const std::vector<Batch>& batches) {
+  QuantPlan plan = whole_plan;
+  for (const char* path : {kEmbeddingPath, kHeadPath}) plan.linears.erase(path);
   std::set<int64_t> layers;
   for (const auto& [path, quant] : plan.linears) layers.insert(layer_of(path));
   if (layers.empty()) return {};

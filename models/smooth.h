@@ -1,6 +1,8 @@
-// SmoothQuant on a decoder: each layer's two norms feed linears (q, k, v; gate, up), and a factor a
-// column goes out of the norm's weight and into those linears' columns. The model computes the
-// same.
+// SmoothQuant on a decoder (Xiao et al., 2023): a factor a column goes out of what makes a linear's
+// input and into the linear's columns, so that the model computes the same. Three places fold
+// exactly: a norm's weight (read by q, k, v or gate, up), the rows of up_proj (its output meets the
+// gate elementwise on the way to down_proj), and the rows of v_proj (attention only mixes tokens on
+// the way to o_proj; heads that share a value head share its factors).
 #pragma once
 
 #include <optional>
@@ -13,13 +15,19 @@
 
 namespace qat {
 
-/// A norm and the linears that read it.
-struct NormPair {
-  std::string norm;                  ///< path, e.g. model.layers.3.input_layernorm
+/// Where factors go out.
+enum class SmoothFold : uint8_t { norm, up_proj, v_proj };
+
+/// What makes an input, and the linears that read it.
+struct SmoothPair {
+  SmoothFold fold;
+  std::string from;  ///< path of the norm or linear, e.g. model.layers.3.mlp.up_proj
   std::vector<std::string> linears;  ///< paths
 };
-/// In forward order.
-std::vector<NormPair> norm_pairs(const ModelConfig& config);
+/// Every pair of these kinds; those of up_proj and v_proj first, whose rows the others' columns
+/// cross.
+std::vector<SmoothPair> smooth_pairs(const ModelConfig& config,
+                                     const std::vector<SmoothFold>& folds);
 
 enum class SmoothMode : uint8_t {
   off,
@@ -30,20 +38,21 @@ struct SmoothOptions {
   SmoothMode mode = SmoothMode::off;
   float alpha = 0.5f;           ///< when fixed, in [0, 1]: the share of the difficulty that moves
   int64_t search_tokens = 512;  ///< of the calibration text, on which the search compares
+  std::vector<SmoothFold> folds = {SmoothFold::norm, SmoothFold::up_proj, SmoothFold::v_proj};
 };
 
 /// What was done to one pair.
 struct SmoothedPair {
-  std::string norm;
+  std::string from;
   std::optional<float> alpha;  ///< none: left as it was
-  /// Of the search: sum over the pair's planned linears of the squared error of their quantized
-  /// output, relative to the output's squares; as it was, and with alpha.
+  /// Of the search: the quantized output's squared error relative to the output's squares, the mean
+  /// over tokens summed over the pair's linears; as it was, and with alpha.
   double error_before = 0.0, error_after = 0.0;
 };
 
-/// Folds s (see engine/ptq/smoothing.h) into one pair: norm.weight /= s, columns of the linears *=
-/// s.
-void fold(const NormPair& pair, std::span<const float> factors, Store& store);
+/// Folds s (see engine/ptq/smoothing.h), one factor a column of the linears, into one pair.
+void fold(const SmoothPair& pair, std::span<const float> factors, const ModelConfig& config,
+          Store& store);
 
 /// Smooths every pair that has a linear in the plan, by what its inputs are on the batches. Masters
 /// in the Store change (bf16 ones are rounded), so it may run once only in the life of a model. The

@@ -1,4 +1,4 @@
-// Legend: T tokens compared, C hidden, O out channels.
+// Legend: T tokens compared, C columns of the input, O out channels.
 #include "models/smooth_search.h"
 
 #include <algorithm>
@@ -28,6 +28,11 @@ void append_floats(const View& from, int64_t count, std::vector<float>& to) {
         from.dtype == DType::f32 ? from.as<float>()[i] : to_float(from.as<BFloat16>()[i]);
 }
 
+// Columns of a pair's input.
+int64_t width_of(const MeasuredModel& model, const SmoothPair& pair) {
+  return linear_shape(model.config, pair.linears[0]).cols();
+}
+
 Id input_of(const Graph& graph, const std::string& linear) {
   for (const Node& node : graph.nodes)
     if (node.op == &kLinear && node.path == linear) return node.inputs[0];
@@ -55,7 +60,8 @@ std::vector<std::vector<float>> capture_inputs(const MeasuredModel& model,
     program.run(batch);
     const int64_t rows = std::min(left, batch.rows * batch.sequence);
     for (size_t i = 0; i < ids.size(); ++i)
-      append_floats(program.view(ids[i]), rows * model.config.hidden, inputs[i]);
+      append_floats(program.view(ids[i]), rows * width_of(model, candidates[begin + i].pair),
+                    inputs[i]);
     left -= rows;
   }
   return inputs;
@@ -64,7 +70,7 @@ std::vector<std::vector<float>> capture_inputs(const MeasuredModel& model,
 // The linears of one pair on inputs and weights that the Store holds under the names above.
 class PairProgram {
  public:
-  PairProgram(const MeasuredModel& model, const NormPair& pair, const QuantPlan* plan, int64_t T)
+  PairProgram(const MeasuredModel& model, const SmoothPair& pair, const QuantPlan* plan, int64_t T)
       : model_(model), program_(compile(pair, plan, T)) {}
 
   void run() { program_.run(model_.stream); }
@@ -72,10 +78,10 @@ class PairProgram {
   View output(size_t k) const { return program_.view(outputs_[k]); }
 
  private:
-  Program compile(const NormPair& pair, const QuantPlan* plan, int64_t T) {
+  Program compile(const SmoothPair& pair, const QuantPlan* plan, int64_t T) {
     Graph graph;
     Builder b(graph);
-    const Id x = b.input(kInput, {T, model_.config.hidden}, DType::f32);
+    const Id x = b.input(kInput, {T, width_of(model_, pair)}, DType::f32);
     for (size_t k = 0; k < pair.linears.size(); ++k) {
       const Shape shape = linear_shape(model_.config, pair.linears[k]);
       const Id w = b.input(weight_name(k), shape, DType::f32);
@@ -102,14 +108,15 @@ class PairSearch {
   PairSearch(const MeasuredModel& model, const QuantPlan& plan, const SmoothCandidate& candidate,
              const std::vector<float>& input_TC)
       : model_(model), candidate_(candidate), input_TC_(input_TC) {
-    const int64_t T = int64_t(input_TC.size()) / model.config.hidden;
-    model.store.make(kInput, {T, model.config.hidden}, DType::f32, Category::inputs);
+    const int64_t C = width_of(model, candidate.pair);
+    const int64_t T = int64_t(input_TC.size()) / C;
+    model.store.make(kInput, {T, C}, DType::f32, Category::inputs);
     for (size_t k = 0; k < candidate.pair.linears.size(); ++k) {
       const View master = model.store.get(candidate.pair.linears[k] + ".weight");
       append_floats(master, master.count(), weights_.emplace_back());
       model.store.make(weight_name(k), master.shape, DType::f32, Category::inputs);
     }
-    place(std::vector<float>(size_t(model.config.hidden), 1.0f));
+    place(std::vector<float>(size_t(C), 1.0f));
     PairProgram exact(model, candidate.pair, nullptr, T);
     exact.run();
     for (size_t k = 0; k < weights_.size(); ++k)
@@ -123,20 +130,26 @@ class PairSearch {
   PairSearch(const PairSearch&) = delete;
   PairSearch& operator=(const PairSearch&) = delete;
 
-  /// Sum over the linears of |quantized - exact|^2 / |exact|^2 with these factors.
+  /// Sum over the linears of the mean over tokens of |quantized - exact|^2 / |exact|^2 with these
+  /// factors. By token, because the norm behind makes tokens equal again: a few of them are
+  /// thousands of times larger than the others and would decide alone.
   double error(const std::vector<float>& factors) {
     place(factors);
     quantized_->run();
     double total = 0.0;
     for (size_t k = 0; k < exact_.size(); ++k) {
-      const float* got = quantized_->output(k).as<float>();
-      double difference = 0.0, size = 0.0;
-      for (size_t i = 0; i < exact_[k].size(); ++i) {
-        const double exact = double(exact_[k][i]), gap = double(got[i]) - exact;
-        difference += gap * gap;
-        size += exact * exact;
+      const View output = quantized_->output(k);
+      for (int64_t t = 0; t < output.rows(); ++t) {
+        const float* got = output.as<float>() + t * output.cols();
+        const float* exact = exact_[k].data() + t * output.cols();
+        double difference = 0.0, size = 0.0;
+        for (int64_t o = 0; o < output.cols(); ++o) {
+          const double gap = double(got[o]) - double(exact[o]);
+          difference += gap * gap;
+          size += double(exact[o]) * double(exact[o]);
+        }
+        if (size > 0.0) total += difference / size / double(output.rows());
       }
-      if (size > 0.0) total += difference / size;
     }
     return total;
   }
@@ -165,7 +178,7 @@ class PairSearch {
 SmoothedPair search_pair(const MeasuredModel& model, const QuantPlan& plan,
                          const SmoothCandidate& candidate, const std::vector<float>& input_TC) {
   PairSearch search(model, plan, candidate, input_TC);
-  SmoothedPair result{.norm = candidate.pair.norm, .alpha = std::nullopt};
+  SmoothedPair result{.from = candidate.pair.from, .alpha = std::nullopt};
   result.error_before = search.error(std::vector<float>(candidate.input_amax.size(), 1.0f));
   result.error_after = result.error_before;
   for (int tenths = 1; tenths <= 9; ++tenths) {
@@ -186,7 +199,8 @@ std::vector<SmoothedPair> search_alphas(const MeasuredModel& model, const QuantP
                                         const std::vector<SmoothCandidate>& candidates,
                                         int64_t tokens) {
   const DecoderBuild build = build_for(model, batches);
-  const size_t bytes = size_t(build.tokens() * model.config.hidden) * sizeof(float);
+  const int64_t widest = std::max({model.config.hidden, model.config.ffn, model.config.q_width()});
+  const size_t bytes = size_t(build.tokens() * widest) * sizeof(float);
   const size_t at_once = std::max<size_t>(1, kCaptureBytes / bytes);
   std::vector<SmoothedPair> result;
   for (size_t begin = 0; begin < candidates.size(); begin += at_once) {

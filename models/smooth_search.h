@@ -1,4 +1,4 @@
-// The search for SmoothQuant's alpha, one norm at a time.
+// The search for SmoothQuant's alpha, one pair at a time.
 #pragma once
 
 #include <vector>
@@ -9,7 +9,7 @@ namespace qat {
 
 /// A pair and what its factors are made of: maxima by column.
 struct SmoothCandidate {
-  NormPair pair;
+  SmoothPair pair;
   std::vector<float> input_amax, weight_amax;
 };
 

@@ -1,17 +1,51 @@
 // A GGUF file seen as a Hugging Face model: names translated, q and k rows of llama put back into
-// the rotate-half order.
+// the rotate-half order; codes as they are stored, and the activations llama.cpp computes with.
+#include <algorithm>
 #include <map>
+#include <optional>
 
 #include "engine/core/error.h"
 #include "engine/io/gguf.h"
 #include "engine/io/gguf_blocks.h"
+#include "engine/io/gguf_codes.h"
 #include "engine/io/printable.h"
+#include "models/decoder.h"
 #include "models/families.h"
 #include "models/gguf_names.h"
 #include "models/source_kinds.h"
 
 namespace qat {
 namespace {
+
+QuantSpec blocks(int bits, int group, Range range, ScaleRule rule, ScaleType type) {
+  return {bits, Per::group, group, range, rule, type, Division::stored};
+}
+
+// The grid of a type whose blocks are codes and numbers; nothing for the others.
+std::optional<QuantSpec> weight_grid(GgufType type) {
+  switch (type) {
+    case GgufType::q8_0:
+      return blocks(8, 32, Range::full, ScaleRule::amax, ScaleType::f16);
+    case GgufType::q4_0:
+      return blocks(4, 32, Range::full, ScaleRule::signed_max, ScaleType::f16);
+    case GgufType::q4_1:
+      return blocks(4, 32, Range::minimum, ScaleRule::min_max, ScaleType::f16);
+    default:
+      return std::nullopt;
+  }
+}
+
+// What ggml makes of the other factor of a product (type_traits_cpu's vec_dot_type): Q8_0 or Q8_1
+// beside blocks of 32 (the same codes), Q8_K with f32 scales beside blocks of 256. 16-bit weights
+// round it to their own type, which no grid says.
+std::optional<QuantSpec> activation_grid(GgufType type) {
+  const int64_t elements = gguf_block(uint32_t(type))->elements;
+  if (elements == 1) return std::nullopt;
+  const ScaleType scale = elements == 32 ? ScaleType::f16 : ScaleType::f32;
+  QuantSpec spec = blocks(8, int(elements), Range::strict, ScaleRule::amax, scale);
+  spec.division = Division::exact;
+  return spec;
+}
 
 class GgufSource : public ModelSource {
  public:
@@ -40,6 +74,52 @@ class GgufSource : public ModelSource {
   const ModelConfig& config() const override { return config_; }
   const std::vector<SourceTensor>& tensors() const override { return tensors_; }
   std::string config_json() const override { return config_to_huggingface(config_); }
+
+  QuantPlan quantization() const override {
+    QuantPlan plan;
+    for (const auto& [name, tensor] : by_name_) {
+      if (tensor->shape.rank() != 2) continue;
+      const std::string path = name.substr(0, name.rfind('.'));
+      LinearQuant quant;
+      quant.weight = weight_grid(GgufType(tensor->type));
+      // Rows of the embedding are looked up, not multiplied, unless it is the head too.
+      const bool table = path == kEmbeddingPath;
+      if (!table) quant.activation = activation_grid(GgufType(tensor->type));
+      if (quant.weight || quant.activation) plan.linears[path] = quant;
+      if (table && config_.tied_head)
+        if (const auto input = activation_grid(GgufType(tensor->type)))
+          plan.linears[kHeadPath].activation = input;
+    }
+    return plan;
+  }
+
+  QuantizedMatrix read_codes(const std::string& name) const override {
+    const auto at = by_name_.find(name);
+    if (at == by_name_.end() || !weight_grid(GgufType(at->second->type)))
+      return ModelSource::read_codes(name);
+    const GgufTensor& tensor = *at->second;
+    const auto type = GgufType(tensor.type);
+    const int64_t rows = tensor.shape.rows(), columns = tensor.shape.cols();
+    const int64_t count = columns / kCodeBlock, bytes = gguf_block(tensor.type)->bytes;
+    QuantizedMatrix m;
+    m.spec = *weight_grid(type);
+    m.shape = tensor.shape;
+    m.codes.resize(size_t(rows * columns));
+    m.scales.resize(size_t(rows * count));
+    if (m.spec.has_minimum()) m.zeros.resize(m.scales.size());
+    const std::byte* from = file_->data(tensor);
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t to = permuted_ && is_rotated(name) ? rotated_row(row, config_.head_dim) : row;
+      for (int64_t b = 0; b < count; ++b, from += bytes) {
+        const CodeBlock block = unpack_block(type, from);
+        std::copy_n(block.codes, kCodeBlock, m.codes.data() + to * columns + b * kCodeBlock);
+        m.scales[size_t(to * count + b)] = block.scale;
+        if (m.spec.has_minimum()) m.zeros[size_t(to * count + b)] = block.minimum;
+      }
+    }
+    check_matrix(m, path() + ": " + name);
+    return m;
+  }
 
   void read(const std::string& name, float* out) const override {
     const auto at = by_name_.find(name);

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "engine/core/error.h"
+#include "engine/core/log.h"
 #include "engine/io/json.h"
 #include "engine/io/printable.h"
 #include "engine/io/safetensors.h"
@@ -29,6 +30,8 @@ class HuggingFaceSource : public ModelSource {
     // An account of how these very files came about; what is made from them gets its own.
     if (json.erase("quantized_by") > 0) json_ = json.dump(2) + "\n";
     config_ = config_from_huggingface(json, file);
+    for (const std::string& key : unknown_keys(json))
+      log::info("{}: {} is not known here and taken for neutral", file, key);
     weights_ = Safetensors::open_directory(directory);
     std::vector<SourceTensor> all;
     if (const auto at = json.find("quantization_config"); at != json.end() && !at->is_null()) {

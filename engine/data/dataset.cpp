@@ -39,6 +39,7 @@ Dataset::Dataset(std::vector<DataSource> sources, const DatasetOptions& options)
   for (const DataSource& source : sources_) {
     const TokenInfo& info = source.tokens->info();
     masked |= info.has_mask;
+    if (info.has_mask) summary_.masked_documents += info.documents;
     summary_.documents += info.documents;
     summary_.empty_documents += info.empty_documents;
     summary_.tokens += info.tokens;
@@ -54,6 +55,12 @@ Dataset::Dataset(std::vector<DataSource> sources, const DatasetOptions& options)
   }
   plan_pieces();
   summary_.sequences = starts_.size() - 1;
+  if (summary_.sequences == 0) {
+    refuse(
+        "the prompts of all {} documents of the training data are longer than data.sequence, {} "
+        "tokens, so that no answer fits; make data.sequence longer",
+        summary_.documents, options_.sequence);
+  }
   summary_.padding = summary_.sequences * length - (summary_.tokens - summary_.truncated_tokens);
 }
 
@@ -68,8 +75,12 @@ void Dataset::plan_pieces() {
       const uint64_t length = end - begin;
       if (length > most && tokens.info().has_mask) {
         ++summary_.truncated_documents;
-        summary_.truncated_tokens += length - most;
-        pieces.push_back({begin, most});
+        const bool answered = counts(tokens, begin - file_begins_[file]);
+        if (answered)
+          pieces.push_back({begin, most});
+        else
+          ++summary_.unanswered_documents;
+        summary_.truncated_tokens += length - (answered ? most : 0);
       } else {
         for (uint64_t at = begin; at < end; at += most) {
           pieces.push_back({at, std::min(most, end - at)});
@@ -85,6 +96,13 @@ void Dataset::plan_pieces() {
   pieces_ = std::move(pieces);
   starts_.resize(pieces_.size() + 1);
   for (size_t i = 0; i < starts_.size(); ++i) starts_[i] = i;
+}
+
+/// Whether the first sequence of the document that begins there predicts anything.
+bool Dataset::counts(const TokenFile& tokens, uint64_t begin) const {
+  std::vector<uint8_t> targets(size_t(options_.sequence));
+  tokens.read_mask(begin + 1, targets);
+  return std::find(targets.begin(), targets.end(), uint8_t{1}) != targets.end();
 }
 
 void Dataset::pack_best_fit(const std::vector<Piece>& whole) {

@@ -61,7 +61,9 @@ struct DatasetSummary {
   uint64_t tokens = 0;
   uint64_t sequences = 0;            ///< in an epoch
   uint64_t padding = 0;              ///< tokens of padding in an epoch
-  uint64_t truncated_documents = 0;  ///< masked and longer than a sequence
+  uint64_t masked_documents = 0;
+  uint64_t truncated_documents = 0;   ///< masked and longer than a sequence: the end of it is lost
+  uint64_t unanswered_documents = 0;  ///< of them, left out: nothing that counts fits
   uint64_t truncated_tokens = 0;
 };
 
@@ -100,6 +102,7 @@ class Dataset {
   };
   struct Row;
   void plan_pieces();
+  bool counts(const TokenFile& tokens, uint64_t begin) const;
   void pack_best_fit(const std::vector<Piece>& whole);
   void fill(uint64_t sequence, const Row& row) const;
   int64_t place(Piece piece, int64_t at, const Row& row) const;

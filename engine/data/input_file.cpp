@@ -103,6 +103,13 @@ std::string read_all(InputFile& file) {
 }
 
 void for_each_line(InputFile& file, const std::function<void(std::string_view, uint64_t)>& line) {
+  find_line(file, [&](std::string_view text, uint64_t number) {
+    line(text, number);
+    return false;
+  });
+}
+
+void find_line(InputFile& file, const std::function<bool(std::string_view, uint64_t)>& found) {
   std::string pending;
   std::vector<char> block(kBlock);
   uint64_t number = 0;
@@ -110,16 +117,16 @@ void for_each_line(InputFile& file, const std::function<void(std::string_view, u
     ++number;
     if (number == 1 && text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
     if (text.ends_with('\r')) text.remove_suffix(1);
-    line(text, number);
+    return found(text, number);
   };
   while (const size_t got = file.read(block.data(), block.size())) {
     std::string_view rest(block.data(), got);
     for (size_t end = rest.find('\n'); end != rest.npos; end = rest.find('\n')) {
       if (pending.empty()) {
-        emit(rest.substr(0, end));
+        if (emit(rest.substr(0, end))) return;
       } else {
         pending.append(rest.substr(0, end));
-        emit(pending);
+        if (emit(pending)) return;
         pending.clear();
       }
       rest.remove_prefix(end + 1);

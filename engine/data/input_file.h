@@ -70,6 +70,8 @@ inline constexpr size_t kLongestLine = size_t{256} << 20;
 /// Calls `line(text, number)` for each line (numbers from 1, no line end, no byte-order mark).
 /// Refuses a longer line by number.
 void for_each_line(InputFile& file, const std::function<void(std::string_view, uint64_t)>& line);
+/// As for_each_line, but reads no further than the first line for which `found` is true.
+void find_line(InputFile& file, const std::function<bool(std::string_view, uint64_t)>& found);
 
 /// Files of a list of paths and glob patterns: each pattern's matches in byte order, patterns in
 /// the order given. Refuses an empty list and a pattern without a match.

@@ -8,6 +8,8 @@
 namespace qat {
 namespace {
 
+constexpr JsonLimits kRecordLimits = {.bytes = kLongestLine};
+
 std::string extension_of(const std::string& path) {
   const size_t slash = path.find_last_of('/');
   const size_t dot = path.find_last_of('.');
@@ -70,11 +72,10 @@ std::vector<ChatMessage> take_messages(Json& record, const std::string& field,
   return messages;
 }
 
-std::vector<TextPiece> pieces_of(Json& record, const ReadOptions& options,
-                                 const std::string& where) {
-  const RecordFields& fields = options.fields;
+std::vector<TextPiece> pieces_of(Json& record, DataFormat format, const RecordFields& fields,
+                                 const ChatRenderer& renderer, const std::string& where) {
   std::vector<TextPiece> pieces;
-  switch (options.format) {
+  switch (format) {
     case DataFormat::automatic:
     case DataFormat::text:
       pieces.push_back({take_string(record, fields.text, where), Loss::counted});
@@ -87,12 +88,9 @@ std::vector<TextPiece> pieces_of(Json& record, const ReadOptions& options,
     }
     case DataFormat::messages: {
       const std::vector<ChatMessage> messages = take_messages(record, fields.messages, where);
-      if (!options.renderer.render) {
-        refuse("{}: format messages needs a chat template and the tokenizer has none", where);
-      }
       if (messages.empty()) break;
       try {
-        pieces = options.renderer.render(messages);
+        pieces = renderer.render(messages);
       } catch (const Error& error) {
         throw Error(error.code(), fmt::format("{}: {}", where, error.what()));
       }
@@ -104,6 +102,37 @@ std::vector<TextPiece> pieces_of(Json& record, const ReadOptions& options,
 
 bool is_blank(std::string_view line) {
   return line.find_first_not_of(" \t") == line.npos;
+}
+
+DataFormat format_of_record(const Json& record, const RecordFields& fields,
+                            const std::string& where) {
+  struct Candidate {
+    DataFormat format;
+    const char* name;
+    bool present;
+  };
+  const Candidate candidates[] = {
+      {DataFormat::messages, "messages", record.contains(fields.messages)},
+      {DataFormat::prompt_completion, "prompt_completion",
+       record.contains(fields.prompt) && record.contains(fields.completion)},
+      {DataFormat::text, "text", record.contains(fields.text)}};
+  const Candidate* found = nullptr;
+  for (const Candidate& candidate : candidates) {
+    if (!candidate.present) continue;
+    if (found) {
+      refuse("{}: the record is {} as well as {} (it has: {}); set data.format to the one to use",
+             where, found->name, candidate.name, names_of(record));
+    }
+    found = &candidate;
+  }
+  if (!found) {
+    refuse(
+        "{}: expected a field \"{}\", or \"{}\" and \"{}\", or \"{}\" (the record has: {}); name "
+        "its fields with data.text_field, data.prompt_field and data.completion_field, or "
+        "data.messages_field",
+        where, fields.text, fields.prompt, fields.completion, fields.messages, names_of(record));
+  }
+  return found->format;
 }
 
 }  // namespace
@@ -126,6 +155,29 @@ Container container_of(const std::string& path, DataFormat format) {
       path, extension);
 }
 
+DataFormat format_of(const std::string& path, const ReadOptions& options) {
+  if (options.format != DataFormat::automatic) return options.format;
+  if (container_of(path, options.format) != Container::json_lines) return DataFormat::text;
+  DataFormat format = DataFormat::text;  // without a record
+  InputFile file(path);
+  find_line(file, [&](std::string_view line, uint64_t number) {
+    if (is_blank(line)) return false;
+    const std::string where = fmt::format("{}:{}", path, number);
+    format = format_of_record(parse_json_object(line, where, kRecordLimits), options.fields, where);
+    return true;
+  });
+  return format;
+}
+
+ChatRenderer renderer_of(const ReadOptions& options, const std::string& where) {
+  if (!options.renderer) refuse("{}: chat messages need a chat template; there is none here", where);
+  try {
+    return options.renderer();
+  } catch (const Error& error) {
+    throw Error(error.code(), fmt::format("{}: {}", where, error.what()));
+  }
+}
+
 ContentHash read_documents(const std::string& path, const ReadOptions& options,
                            const std::function<void(Document&&)>& visit) {
   const Container container = container_of(path, options.format);
@@ -136,29 +188,27 @@ ContentHash read_documents(const std::string& path, const ReadOptions& options,
     visit(std::move(document));
     return file.content();
   }
-  JsonLimits limits;
-  limits.bytes = kLongestLine;
+  const DataFormat format = format_of(path, options);
+  const ChatRenderer renderer =
+      format == DataFormat::messages ? renderer_of(options, path) : ChatRenderer();
   for_each_line(file, [&](std::string_view line, uint64_t number) {
     if (is_blank(line)) return;
     Document document{{}, fmt::format("{}:{}", path, number)};
-    Json record = parse_json_object(line, document.where, limits);
-    document.pieces = pieces_of(record, options, document.where);
+    Json record = parse_json_object(line, document.where, kRecordLimits);
+    document.pieces = pieces_of(record, format, options.fields, renderer, document.where);
     visit(std::move(document));
   });
   return file.content();
 }
 
-std::string read_joined_text(const std::string& path, const RecordFields& fields,
+std::string read_joined_text(const std::string& path, const ReadOptions& options,
                              ContentHash& content) {
-  ReadOptions options;
-  options.format = DataFormat::text;
-  options.fields = fields;
   std::string text;
   bool first = true;
   content = read_documents(path, options, [&](Document&& document) {
     if (!first) text += "\n\n";
     first = false;
-    text += document.pieces.front().text;
+    for (const TextPiece& piece : document.pieces) text += piece.text;
   });
   return text;
 }

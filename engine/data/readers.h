@@ -15,7 +15,7 @@ namespace qat {
 
 /// What the records of a file are.
 enum class DataFormat : uint8_t {
-  automatic,          ///< by extension: .txt text, .jsonl records with a text field
+  automatic,          ///< by extension (.txt text, .jsonl records) and the first record's fields
   text,               ///< the same, and any other extension is one plain text
   prompt_completion,  ///< .jsonl; the loss counts on the completion only
   messages            ///< .jsonl; the loss counts where the chat renderer says so
@@ -36,11 +36,12 @@ struct Document {
   std::string where;  ///< "file" or "file:line"
 };
 
-/// How to read a file. `renderer` is needed for messages only.
+/// How to read a file. `renderer` is asked for only where a file holds messages, so that a template
+/// that cannot be had or run matters to nobody else.
 struct ReadOptions {
   DataFormat format = DataFormat::automatic;
   RecordFields fields;
-  ChatRenderer renderer;
+  std::function<ChatRenderer()> renderer;
 };
 
 /// True if the documents of this format say which tokens count.
@@ -50,13 +51,21 @@ bool has_loss_mask(DataFormat format);
 enum class Container : uint8_t { plain, json_lines, tokens };
 Container container_of(const std::string& path, DataFormat format);
 
+/// The format of a file under `options`, never automatic. For automatic JSON Lines the fields of the
+/// first record decide: messages, prompt and completion, or text. Refuses a record that has none of
+/// them, or several.
+DataFormat format_of(const std::string& path, const ReadOptions& options);
+
+/// The renderer of `options`; refuses, with `where` in front, if there is none.
+ChatRenderer renderer_of(const ReadOptions& options, const std::string& where);
+
 /// Calls `visit` for each document in order, empty ones included; returns the hash of what was
 /// read. Refuses a bad line with file:line and cause.
 ContentHash read_documents(const std::string& path, const ReadOptions& options,
                            const std::function<void(Document&&)>& visit);
 
-/// Evaluation text as one string: a .txt as it is, the text fields of a .jsonl joined by "\n\n".
-std::string read_joined_text(const std::string& path, const RecordFields& fields,
+/// Evaluation text as one string: a .txt as it is, the documents of a .jsonl joined by "\n\n".
+std::string read_joined_text(const std::string& path, const ReadOptions& options,
                              ContentHash& content);
 
 }  // namespace qat

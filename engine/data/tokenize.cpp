@@ -44,10 +44,23 @@ size_t common_prefix(const std::vector<int32_t>& a, const std::vector<int32_t>& 
   return size_t(std::mismatch(a.begin(), a.begin() + ptrdiff_t(most), b.begin()).first - a.begin());
 }
 
+/// "...and May?Natalia sold": legal, but perhaps not what was meant.
+void warn_if_glued(const Document& document) {
+  const std::string& prompt = document.pieces.front().text;
+  const std::string& completion = document.pieces.back().text;
+  const auto visible = [](char c) { return c > ' ' || c < 0; };
+  if (prompt.empty() || completion.empty() || !visible(prompt.back()) ||
+      !visible(completion.front()))
+    return;
+  log::warn(
+      "{}: the prompt ends and the completion begins with a visible character and nothing stands "
+      "between them; data.separator puts something there",
+      document.where);
+}
+
 uint64_t rendering_of(const std::string& path, const TokenizeOptions& options, Records records) {
   const ReadOptions& read = options.read;
-  // Automatic and text differ only in which extensions they accept.
-  const DataFormat format = read.format == DataFormat::automatic ? DataFormat::text : read.format;
+  const DataFormat format = format_of(path, read);
   std::string key =
       fmt::format("{} {} {} {} {} ", int(format), int(records),
                   int(container_of(path, read.format)), options.encoder.bos, options.encoder.eos);
@@ -56,7 +69,7 @@ uint64_t rendering_of(const std::string& path, const TokenizeOptions& options, R
        {&fields.text, &fields.prompt, &fields.completion, &fields.messages, &fields.separator}) {
     key += fmt::format("{}:{} ", field->size(), *field);
   }
-  if (format == DataFormat::messages) key += fmt::format("{:016x}", read.renderer.fingerprint);
+  if (format == DataFormat::messages) key += fmt::format("{:016x}", renderer_of(read, path).fingerprint);
   return XXH3_64bits(key.data(), key.size());
 }
 
@@ -73,20 +86,21 @@ std::string cache_path(const std::string& path, const TokenKey& key, const std::
 std::shared_ptr<const TokenFile> encode_file(const std::string& path,
                                              const TokenizeOptions& options, Records records,
                                              const TokenKey& key, const std::string& output) {
-  const bool masked = records == Records::documents && has_loss_mask(options.read.format);
+  const DataFormat format = format_of(path, options.read);
+  const bool masked = records == Records::documents && has_loss_mask(format);
   TokenWriter writer(output, options.encoder.vocab_size,
                      masked ? LossMask::present : LossMask::absent);
   ContentHash content;
   uint64_t tokens = 0, seen = 0;
   if (records == Records::joined) {
-    const std::string text = read_joined_text(path, options.read.fields, content);
+    const std::string text = read_joined_text(path, options.read, content);
     const std::vector<int32_t> ids = encode_text(text, options.encoder);
     tokens = ids.size();
     writer.add(ids, {}, path);
   } else {
     content = read_documents(path, options.read, [&](Document&& document) {
-      const EncodedDocument encoded =
-          encode_document(document, options.read.format, options.encoder);
+      if (seen == 0 && format == DataFormat::prompt_completion) warn_if_glued(document);
+      const EncodedDocument encoded = encode_document(document, format, options.encoder);
       ++seen;
       tokens += encoded.ids.size();
       writer.add(encoded.ids, encoded.counted, document.where);

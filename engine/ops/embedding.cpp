@@ -23,10 +23,10 @@ void bind(BindContext& c) {
   c.run(c.kernels.embedding, Embedding{c.in(0), c.in(1), c.out(0)});
 }
 
+}  // namespace
+
 const Op kEmbedding{
     .name = "embedding", .differentiate = differentiate, .bind = bind, .cost = Cost::cheap};
-
-}  // namespace
 
 Id embedding(Builder& b, Id table_VC, Id ids_T, DType dtype) {
   b.check(b.value(table_VC).shape.rank() == 2 && b.value(ids_T).dtype == DType::i32, "embedding",

@@ -15,6 +15,11 @@ void bind_tn(BindContext& c) {
   c.run(c.kernels.matmul, Matmul{c.in(0), c.in(1), c.out(0), MatmulForm::tn, false});
 }
 
+void bind_nt(BindContext& c) {
+  c.run(c.kernels.matmul, Matmul{c.in(0), c.in(1), c.out(0), MatmulForm::nt, false});
+}
+const Op kMatmulNt{.name = "matmul_nt", .bind = bind_nt, .accumulates = true};
+
 void bind_column_sum(BindContext& c) {
   c.run(c.kernels.column_sum, ColumnSum{c.in(0), c.out(0), {}, false});
 }
@@ -65,6 +70,13 @@ Id matmul_tn(Builder& b, Id a_KM, Id b_KN) {
   b.check(x.shape[0] == w.shape[0] && x.dtype == w.dtype, "matmul_tn",
           "inner sizes or dtypes differ");
   return b.append(kMatmulTn, {a_KM, b_KN}, {{{x.shape[1], w.shape[1]}, DType::f32}})[0];
+}
+
+Id matmul_nt(Builder& b, Id a_MK, Id b_NK) {
+  const Value &x = b.value(a_MK), &w = b.value(b_NK);
+  b.check(x.shape[1] == w.shape[1] && x.dtype == DType::f32 && w.dtype == DType::f32, "matmul_nt",
+          "needs f32 and one inner size");
+  return b.append(kMatmulNt, {a_MK, b_NK}, {{{x.shape[0], w.shape[0]}, DType::f32}})[0];
 }
 
 Id column_sum(Builder& b, Id x_TC) {

@@ -1,5 +1,5 @@
-// linear_int8: y_TO = scale_T * scale_O * sum_K (a_TK - zero_T) * w_OK on codes. Made by the fuse
-// pass after gradients exist, so it has no gradient rule of its own.
+// linear_int8: y_TO = scale_T * scale_O * sum_K a_TK * w_OK on codes, or the sum of that over
+// groups of K. Made by the fuse pass after gradients exist, so it has no gradient rule of its own.
 #include "engine/graph/op.h"
 #include "engine/ops/ops.h"
 
@@ -9,14 +9,18 @@ namespace {
 
 // inputs: a codes, a scale, w codes, w scale, bias.
 void bind(BindContext& c) {
-  c.run(c.kernels.matmul_int8, MatmulInt8{.a_TK = c.in(0),
-                                          .scale_T = c.in(1),
-                                          .zero_T = {},
-                                          .b_OK = c.in(2),
-                                          .scale_O = c.in(3),
-                                          .sums_O = {},
-                                          .y_TO = c.out(0),
-                                          .scratch = {}});
+  if (c.in(3).count() > c.in(2).rows())
+    c.run(c.kernels.matmul_int8_groups,
+          MatmulInt8Groups{c.in(0), c.in(1), c.in(2), c.in(3), c.out(0)});
+  else
+    c.run(c.kernels.matmul_int8, MatmulInt8{.a_TK = c.in(0),
+                                            .scale_T = c.in(1),
+                                            .zero_T = {},
+                                            .b_OK = c.in(2),
+                                            .scale_O = c.in(3),
+                                            .sums_O = {},
+                                            .y_TO = c.out(0),
+                                            .scratch = {}});
   if (c.in(4)) c.run(c.kernels.bias_add, BiasAdd{c.in(4), c.out(0)});
 }
 

@@ -26,8 +26,41 @@ Id linear_f32(Builder& b, Id x_TK, Id w_OK);
 Id matmul_nn(Builder& b, Id a_MK, Id b_KN);
 /// c_MN = a_KMᵀ . b_KN in f32; may be a gradient accumulator.
 Id matmul_tn(Builder& b, Id a_KM, Id b_KN);
+/// c_MN = a_MK . b_NKᵀ in f32 (both f32); may be a gradient accumulator.
+Id matmul_nt(Builder& b, Id a_MK, Id b_NK);
 /// Sum over rows in f32; may be a gradient accumulator.
 Id column_sum(Builder& b, Id x_TC);
+
+/// y = x * by; x itself if by is 1.
+Id scale(Builder& b, Id x, float by);
+/// y_TC = x_TC * factor_C + bias_C (optional); the bias is not trained.
+Id scale_columns(Builder& b, Id x_TC, Id factor_C, Id bias_C = kNone);
+/// y_TC = x_TC * factor_T; all f32.
+Id scale_rows(Builder& b, Id x_TC, Id factor_T);
+/// a / b; gradients stop at b.
+Id divide(Builder& b, Id a, Id other);
+/// x with a share `rate` of its elements set to 0 and the others enlarged. Which ones follows from
+/// seed, path, step and place. position: input i64 [2], see the kernel.
+Id dropout(Builder& b, Id x_TC, Id position, float rate, uint64_t seed);
+
+/// A frozen matrix [O, K] in few bits; absent parts are kNone.
+struct PackedWeight {
+  PackedSpec spec;
+  Shape shape;
+  Id codes, absmax, nested_absmax = kNone, nested_offset = kNone;
+};
+/// linear over a packed matrix, which is dequantized within the product.
+Id linear_packed(Builder& b, Id x_TK, const PackedWeight& w, Id bias_O = kNone);
+/// The values of a packed matrix.
+Id unpack(Builder& b, const PackedWeight& w, DType dtype);
+
+/// w_OK + b_OR . a_RK in f32, and the lengths of its rows.
+struct MergedWeight {
+  Id value, norm_O;
+};
+MergedWeight adapter_merge(Builder& b, Id w_OK, Id a_RK, Id b_OR);
+/// The lengths of the rows of w_OK + b_OR . a_RK, f32; gradients stop here.
+Id adapter_norm(Builder& b, Id w_OK, Id a_RK, Id b_OR);
 /// Rotary embedding, rotate-half form. cos_sin f32 [positions, D]; positions_T i32.
 Id rope(Builder& b, Id x, Id positions_T, Id cos_sin, int head_dim);
 
@@ -73,7 +106,8 @@ Id fake_quant(Builder& b, Id x, const QuantSpec& spec, DType dtype, Id given_sca
 /// Matmul of int8 codes with exact integer sums: what linear(dequantize(a), dequantize(w)) means.
 Id linear_int8(Builder& b, const Quantized& a, const Quantized& w, DType dtype, Id bias_O = kNone);
 
-/// Where the statistics of a value go: states that each run widens or adds to, kNone where not wanted.
+/// Where the statistics of a value go: states that each run widens or adds to, kNone where not
+/// wanted.
 struct ObserveInto {
   Id column_amax_C = kNone;  ///< f32 [C], starts at 0
   Id min_max = kNone;        ///< f32 [2], starts at +infinity, -infinity
@@ -91,6 +125,6 @@ Shape scale_shape(const Shape& x, const QuantSpec& spec);
 
 /// The op objects that passes match on.
 extern const Op kLinear, kLinearInt8, kFakeQuant, kQuantize, kDequantize, kCast, kRmsNormBackward,
-    kAdd, kMatmulTn, kHeadLoss, kObserve;
+    kAdd, kMatmulTn, kHeadLoss, kObserve, kEmbedding;
 
 }  // namespace qat

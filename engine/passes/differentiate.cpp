@@ -11,7 +11,8 @@ namespace {
 
 // Reverse walk. The gradient of an activation is the sum of what its readers give. The gradient of
 // a value that depends on parameters alone (a parameter, its cast, its fake-quantized form) is an
-// accumulator: its contributions are written into one f32 value over all micro-batches.
+// accumulator: its contributions are written into one f32 value over all micro-batches. Such a
+// value that is larger than the trained parameters behind it counts as an activation.
 class Differentiator : public GradContext {
  public:
   Differentiator(Graph& graph, const std::vector<std::string>& trained)
@@ -59,7 +60,8 @@ class Differentiator : public GradContext {
     for (const Node& node : graph_.nodes)
       for (Id in : node.inputs)
         if (in != kNone && wanted_[size_t(in)] && node.op->differentiate)
-          for (Id out : node.outputs) wanted_[size_t(out)] = true;
+          for (Id out : node.outputs)
+            if (out != kNone) wanted_[size_t(out)] = true;
   }
 
   void differentiate_node(int index) {
@@ -74,7 +76,7 @@ class Differentiator : public GradContext {
     grads_.clear();
     bool any_grad = &op == &kHeadLoss;
     for (Id out : outputs) {
-      grads_.push_back(total(out));
+      grads_.push_back(out == kNone ? kNone : total(out));
       any_grad = any_grad || grads_.back() != kNone;
     }
     if (any_grad) op.differentiate(*this);
@@ -84,11 +86,31 @@ class Differentiator : public GradContext {
   Id total(Id id) {
     std::vector<Id>& parts = contributions_[size_t(id)];
     if (parts.empty()) return kNone;
-    if (constant_[size_t(id)]) return accumulate(id, parts);
+    if (constant_[size_t(id)] && !streams(id)) return accumulate(id, parts);
     Id sum = parts[0];
     for (size_t i = 1; i < parts.size(); ++i) sum = sum_of(sum, parts[i]);
     parts = {sum};
     return sum;
+  }
+
+  // A matrix merged from low-rank factors is much larger than what is trained of it: its gradient
+  // goes on to the factors in each micro-batch, and only theirs are accumulated.
+  bool streams(Id id) const {
+    if (graph_.value(id).kind != Kind::activation) return false;
+    std::set<Id> seen;
+    return graph_.value(id).shape.count() > trained_elements(id, seen);
+  }
+
+  // Elements of the trained parameters that a constant value depends on.
+  int64_t trained_elements(Id id, std::set<Id>& seen) const {
+    if (!wanted(id) || !seen.insert(id).second) return 0;
+    const Value& v = graph_.value(id);
+    if (v.kind == Kind::param) return v.shape.count();
+    if (v.kind != Kind::activation) return 0;
+    int64_t count = 0;
+    for (Id in : graph_.nodes[size_t(v.producer)].inputs)
+      if (in != kNone) count += trained_elements(in, seen);
+    return count;
   }
 
   // dx of a norm and the gradient that passes beside it are added by the norm's own backward

@@ -8,14 +8,22 @@ namespace qat {
 
 namespace {
 
-bool fits_int8(const QuantSpec& activation, const QuantSpec& weight) {
-  return activation.symmetric() && weight.symmetric() && activation.per == Per::row &&
-         weight.per == Per::row && activation.bits <= 8 && weight.bits <= 8;
+bool fits_int8(const QuantSpec& activation, const QuantSpec& weight, GroupScales groups) {
+  if (!activation.symmetric() || !weight.symmetric()) return false;
+  if (activation.bits > 8 || weight.bits > 8) return false;
+  if (activation.per == Per::row && weight.per == Per::row) return true;
+  if (groups == GroupScales::float_product || weight.per != Per::group) return false;
+  const bool alike = activation.per == Per::group && activation.group == weight.group;
+  return (activation.per == Per::row || alike) && weight.group % 4 == 0;
 }
 
 }  // namespace
 
-int fuse(Graph& graph) {
+GroupScales group_scales_of(const KernelTable& kernels) {
+  return kernels.matmul_int8_groups ? GroupScales::integer_product : GroupScales::float_product;
+}
+
+int fuse(Graph& graph, GroupScales groups) {
   graph.refresh_producers();
   std::vector<Node> old = std::move(graph.nodes);
   graph.nodes.clear();
@@ -44,7 +52,7 @@ int fuse(Graph& graph) {
     if (!x || !w) continue;
     ++candidates;
     if (!fits_int8(x->attribute<FakeQuantAttributes>().spec,
-                   w->attribute<FakeQuantAttributes>().spec))
+                   w->attribute<FakeQuantAttributes>().spec, groups))
       continue;
     fuses[n] = true;
     split[size_t(maker[size_t(old[n].inputs[0])])] = true;

@@ -1,3 +1,4 @@
+#include <map>
 #include <tuple>
 
 #include "engine/core/log.h"
@@ -20,14 +21,19 @@ class Inserter {
     graph_.nodes.clear();
     producers_.assign(graph_.values.size(), nullptr);
     for (Node& node : old)
-      for (Id out : node.outputs) producers_[size_t(out)] = &node;
+      for (Id out : node.outputs)
+        if (out != kNone) producers_[size_t(out)] = &node;
     for (Node& node : old) {
-      if (node.op == &kLinear && enabled_.count(node.layer))
-        if (auto found = plan_.linears.find(node.path); found != plan_.linears.end()) {
-          builder_.place = {node.path, node.layer, node.backward};
-          quantize_inputs(node, found->second);
-          ++quantized_;
-        }
+      if (takes_quantizers(node)) {
+        builder_.place = {node.path, node.layer, node.backward};
+        const auto found = plan_.linears.find(node.path);
+        const LinearQuant quant = found == plan_.linears.end() ? LinearQuant{} : found->second;
+        if (node.op == &kEmbedding)
+          quantize_table(node, quant);
+        else
+          quantize_inputs(node, quant);
+        if (found != plan_.linears.end()) ++quantized_;
+      }
       graph_.nodes.push_back(node);
     }
     graph_.refresh_producers();
@@ -35,18 +41,42 @@ class Inserter {
   }
 
  private:
+  // Embeddings and head are in no layer; they join with the first one.
+  bool takes_quantizers(const Node& node) const {
+    if (node.op != &kLinear && node.op != &kHeadLoss && node.op != &kEmbedding) return false;
+    return node.layer >= 0 ? enabled_.count(node.layer) > 0 : !enabled_.empty();
+  }
+
+  // A weight is quantized from its master, not from the cast the model made of it.
+  Id master_of(Id w) const {
+    const Node* maker = size_t(w) < producers_.size() ? producers_[size_t(w)] : nullptr;
+    return maker && maker->op == &kCast ? maker->inputs[0] : w;
+  }
+
+  Id quantized_weight(Id w, const std::string& path, const LinearQuant& quant, DType dtype) {
+    const Id master = master_of(w);
+    const QuantSpec& spec = *quant.weight;
+    return quantized_masters_[master] =
+               quant.stored_weight ? stored_weight(path, spec, graph_.value(master).shape, dtype)
+                                   : fake_quant(builder_, master, spec, dtype);
+  }
+
+  void quantize_table(Node& embedding, const LinearQuant& quant) {
+    if (quant.weight)
+      embedding.inputs[0] = quantized_weight(embedding.inputs[0], embedding.path, quant,
+                                             graph_.value(embedding.outputs[0]).dtype);
+  }
+
+  // x and w are the first two inputs of a linear and of the head with its loss.
   void quantize_inputs(Node& linear, const LinearQuant& quant) {
     Id &x = linear.inputs[0], &w = linear.inputs[1];
     const DType dtype = graph_.value(x).dtype;
-    if (quant.weight && quant.stored_weight) {
-      w = stored_weight(linear.path, *quant.weight, graph_.value(w).shape, dtype);
-    } else if (quant.weight) {
-      // The weight is quantized from its master, not from the cast the model made of it.
-      Id master = w;
-      const Node* maker = size_t(w) < producers_.size() ? producers_[size_t(w)] : nullptr;
-      if (maker && maker->op == &kCast) master = maker->inputs[0];
-      w = fake_quant(builder_, master, *quant.weight, dtype);
-    }
+    // A tied head's weight is the table that the embedding has quantized: one matrix, one grid.
+    const auto tied = quantized_masters_.find(master_of(w));
+    if (tied != quantized_masters_.end())
+      w = tied->second;
+    else if (quant.weight)
+      w = quantized_weight(w, linear.path, quant, dtype);
     if (quant.activation) {
       Id scale = kNone, zero = kNone;
       const QuantSpec& spec = *quant.activation;
@@ -89,6 +119,7 @@ class Inserter {
   Builder builder_;
   std::vector<const Node*> producers_;
   std::vector<Shared> shared_;
+  std::map<Id, Id> quantized_masters_;
   int quantized_ = 0;
 };
 

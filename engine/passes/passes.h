@@ -1,6 +1,7 @@
 // The rewrites of the graph, in the order in which a training program applies them:
 //
 //   pass               needs                         leaves
+//   insert_adapters    a forward graph               low-rank products, packed matrices
 //   insert_quantizers  a forward graph               fake_quant before the planned linears
 //   differentiate      a forward graph with a loss   gradient nodes, gradients of parameters
 //   fuse               fake_quant + linear pairs     integer matmuls where the scheme allows
@@ -21,9 +22,12 @@
 
 namespace qat {
 
+struct KernelTable;
+
 /// Puts FakeQuant nodes on weight and activation of every linear that the plan names and that lies
-/// in an enabled layer. Calibrated activations read their scale from the state `scale.<path>`.
-/// Returns the number of linears quantized.
+/// in an enabled layer; on the embedding's table and the head's weight and input, where it names
+/// them, as soon as any layer is enabled. Calibrated activations read their scale from the state
+/// `scale.<path>`. Returns the number of linears quantized.
 int insert_quantizers(Graph& graph, const QuantPlan& plan, const EnabledLayers& enabled);
 
 /// A parameter and the value that holds its gradient (f32, the parameter's shape).
@@ -40,9 +44,14 @@ enum class Recompute : uint8_t { off, cheap, block };
 /// `cheap` repeats elementwise ops and row reductions, `block` everything within a decoder layer.
 void recompute(Graph& graph, Recompute policy);
 
+/// What becomes of products whose scales belong to groups of a row: integer sums of a group have to
+/// be scaled one by one, which pays only where floating point is slow.
+enum class GroupScales : uint8_t { float_product, integer_product };
+/// Integers where the backend has a kernel for them.
+GroupScales group_scales_of(const KernelTable& kernels);
 /// linear(fake_quant(x), fake_quant(w)) with int8-compatible grids becomes an integer matmul on the
 /// codes. Prints "fused n of m". Returns n.
-int fuse(Graph& graph);
+int fuse(Graph& graph, GroupScales groups);
 
 /// Removes nodes whose outputs nothing reads. `keep` are results.
 void eliminate_dead(Graph& graph, const std::vector<Id>& keep);

@@ -37,11 +37,17 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<size_t>& scratch_by
           last[size_t(id)] = n;
         }
   }
-  // What the prologue makes is read in every micro-batch, so it outlives the body's last node.
+  // What the prologue makes for the body is read in every micro-batch, so it outlives the body's
+  // last node.
+  std::vector<bool> read_later(graph.values.size());
+  for (const Node& node : graph.nodes)
+    if (node.phase != Phase::prologue)
+      for (Id in : node.inputs)
+        if (in != kNone) read_later[size_t(in)] = true;
   for (const Node& node : graph.nodes)
     if (node.phase == Phase::prologue)
       for (Id out : node.outputs)
-        if (out != kNone) last[size_t(out)] = nodes;
+        if (out != kNone && read_later[size_t(out)]) last[size_t(out)] = nodes;
   for (Id id : keep) last[size_t(id)] = nodes;
 
   // In place: an op's first output takes over the block of its first input when that dies there.

@@ -12,21 +12,34 @@ namespace {
 
 constexpr float kLeast = 1e-5f;
 
-// Calls change(value, column) for each element and stores what it returns.
-template <class Change>
-void change_elements(const View& w, std::span<const float> factors, Change change) {
-  if (w.cols() != int64_t(factors.size()) || (w.dtype != DType::f32 && w.dtype != DType::bf16))
-    internal_error("smoothing: {} columns of {} and {} factors", w.cols(), name_of(w.dtype),
-                   factors.size());
+// value = change(value, factor) for each element, the factor chosen by its row and column.
+template <class FactorOf, class Change>
+void change_elements(const View& w, size_t wanted, std::span<const float> factors,
+                     FactorOf factor_of, Change change) {
+  if (wanted != factors.size() || (w.dtype != DType::f32 && w.dtype != DType::bf16))
+    internal_error("smoothing: {} of {} and {} factors", wanted, name_of(w.dtype), factors.size());
   for (int64_t row = 0; row < w.rows(); ++row)
     for (int64_t col = 0; col < w.cols(); ++col) {
       const int64_t i = row * w.cols() + col;
-      const float factor = factors[size_t(col)];
+      const float factor = factors[size_t(factor_of(row, col))];
       if (w.dtype == DType::f32)
         w.as<float>()[i] = change(w.as<float>()[i], factor);
       else
         w.as<BFloat16>()[i] = to_bfloat16(change(to_float(w.as<BFloat16>()[i]), factor));
     }
+}
+
+int64_t by_column(int64_t, int64_t col) {
+  return col;
+}
+int64_t by_row(int64_t row, int64_t) {
+  return row;
+}
+float product(float value, float factor) {
+  return value * factor;
+}
+float quotient(float value, float factor) {
+  return value / factor;
 }
 
 }  // namespace
@@ -52,11 +65,13 @@ void widen_column_amax(const View& w, std::span<float> amax) {
 }
 
 void multiply_columns(const View& w, std::span<const float> factors) {
-  change_elements(w, factors, [](float value, float factor) { return value * factor; });
+  change_elements(w, size_t(w.cols()), factors, by_column, product);
 }
-
 void divide_columns(const View& w, std::span<const float> factors) {
-  change_elements(w, factors, [](float value, float factor) { return value / factor; });
+  change_elements(w, size_t(w.cols()), factors, by_column, quotient);
+}
+void divide_rows(const View& w, std::span<const float> factors) {
+  change_elements(w, size_t(w.rows()), factors, by_row, quotient);
 }
 
 }  // namespace qat

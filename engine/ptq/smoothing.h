@@ -21,5 +21,7 @@ void widen_column_amax(const View& w, std::span<float> amax);
 void multiply_columns(const View& w, std::span<const float> factors);
 /// w_ij /= s_j; a vector is one row.
 void divide_columns(const View& w, std::span<const float> factors);
+/// w_ij /= s_i.
+void divide_rows(const View& w, std::span<const float> factors);
 
 }  // namespace qat

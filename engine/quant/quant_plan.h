@@ -18,7 +18,9 @@ struct LinearQuant {
   bool stored_weight = false;      ///< the weight's codes and scales are in the Store, final
 };
 
-/// Keyed by the path of the linear, e.g. model.layers.3.mlp.up_proj.
+/// Keyed by the path of the linear, e.g. model.layers.3.mlp.up_proj. model.embed_tokens is the
+/// embedding (its table alone), lm_head the head; where the two are tied the grid of the weight
+/// stands with the embedding.
 struct QuantPlan {
   std::map<std::string, LinearQuant> linears;
 };

@@ -121,13 +121,21 @@ void Program::run_phase(Phase phase, Stream& stream, const RunState& state) {
       found->seconds += seconds;
       ++found->calls;
     }
-    if (options_.check_finite) check_node(bound.node);
   }
 }
 
-void Program::check_node(int index) const {
+std::string Program::first_not_finite(Stream& stream, const RunState& state) {
+  for (const Phase phase : {Phase::prologue, Phase::body})
+    for (const Bound& bound : launches_[size_t(phase)]) {
+      bound.launch(stream, state);
+      if (std::string found = not_finite_in(bound.node); !found.empty()) return found;
+    }
+  return "";
+}
+
+std::string Program::not_finite_in(int index) const {
   const Node& node = graph_.nodes[size_t(index)];
-  for (Id out : node.outputs) {
+  for (const Id out : node.outputs) {
     if (out == kNone) continue;
     const View v = view(out);
     for (int64_t i = 0; i < v.count(); ++i) {
@@ -135,11 +143,11 @@ void Program::check_node(int index) const {
       if (v.dtype == DType::f32) finite = std::isfinite(v.as<float>()[i]);
       if (v.dtype == DType::bf16) finite = (v.as<uint16_t>()[i] & 0x7f80) != 0x7f80;
       if (!finite)
-        throw Error(Exit::diverged,
-                    fmt::format("{} at {} made a non-finite value (element {} of {})",
-                                node.op->name, node.path, i, v.count()));
+        return fmt::format("{} at {} (element {} of {})", node.op->name,
+                           node.path.empty() ? "the top" : node.path, i, v.count());
     }
   }
+  return "";
 }
 
 void Program::run_prologue(Stream& stream) {

@@ -14,9 +14,6 @@ namespace qat {
 
 struct CompileOptions {
   Planning planning = Planning::reuse;
-  /// After each node, look for NaN and infinity in what it wrote and throw Error(diverged) naming
-  /// it.
-  bool check_finite = false;
 };
 
 class Program {
@@ -34,6 +31,10 @@ class Program {
   void run_epilogue(Stream& stream);
   /// All three, for programs without gradients.
   void run(Stream& stream);
+  /// Runs prologue and body again, looking at what each node writes. Names the first node that made
+  /// a NaN or an infinity; empty if none did. For a step that went wrong: its inputs must still be
+  /// there, and gradients are overwritten.
+  std::string first_not_finite(Stream& stream, const RunState& state);
 
   /// Where an input, param, state, gradient or result lies. Results are valid until the arena is
   /// used by another program.
@@ -61,7 +62,7 @@ class Program {
   };
   void bind();
   void run_phase(Phase phase, Stream& stream, const RunState& state);
-  void check_node(int node) const;
+  std::string not_finite_in(int node) const;
 
   Graph graph_;
   MemoryPlan plan_;

@@ -10,6 +10,8 @@ const char* name_of(Category category) {
   switch (category) {
     case Category::masters:
       return "masters";
+    case Category::base:
+      return "frozen base";
     case Category::teacher:
       return "teacher";
     case Category::gradients:

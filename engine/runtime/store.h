@@ -14,7 +14,7 @@
 namespace qat {
 
 /// What memory is spent on, as the plan before step 0 lists it.
-enum class Category : uint8_t { masters, teacher, gradients, moments, state, inputs, arena };
+enum class Category : uint8_t { masters, base, teacher, gradients, moments, state, inputs, arena };
 const char* name_of(Category category);
 
 class Store {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/core/error.h"
+#include "engine/core/hash.h"
 
 namespace qat {
 
@@ -12,13 +13,6 @@ constexpr int64_t kBlock = 256;
 
 bool blockwise(int64_t count, int state_bits) {
   return state_bits == 8 && count >= kSmallestBlockwise;
-}
-
-// Noise of stochastic rounding must differ between tensors of one step.
-uint64_t hash_of(const std::string& name) {
-  uint64_t hash = 0xcbf29ce484222325ull;  // FNV-1a
-  for (const char c : name) hash = (hash ^ uint8_t(c)) * 0x100000001b3ull;
-  return hash;
 }
 
 }  // namespace
@@ -76,7 +70,8 @@ void Optimizer::update(const std::vector<TrainedParameter>& parameters, int64_t 
     args.weight_decay = p.value.shape.rank() > 1 ? settings_.weight_decay : 0.0f;
     args.grad_scale = float(grad_scale);
     args.step = step;
-    args.seed = settings_.seed ^ hash_of(p.name);
+    // Noise of stochastic rounding must differ between tensors of one step.
+    args.seed = settings_.seed ^ fnv1a(p.name);
     kernels_.adamw.run(args, stream);
   }
 }

@@ -6,6 +6,7 @@
 
 #include "engine/core/error.h"
 #include "engine/core/log.h"
+#include "engine/quant/adapter_plan.h"
 
 namespace qat {
 
@@ -22,9 +23,15 @@ Trainer::Trainer(const TrainerSettings& settings, Store& store, const KernelTabl
       learning_rate_at_(std::move(learning_rate_at)),
       optimizer_(store, kernels, settings.optimizer, trained) {}
 
-void Trainer::resume_at(int64_t finished_steps, int64_t bad_steps) {
-  finished_ = finished_steps;
-  bad_steps_ = bad_steps;
+TrainerState Trainer::state() const {
+  return {finished_, bad_steps_, skipped_, losses_.recent()};
+}
+
+void Trainer::resume_at(const TrainerState& state) {
+  finished_ = state.finished_steps;
+  bad_steps_ = state.bad_steps;
+  skipped_ = state.skipped_steps;
+  losses_.restore(state.recent_losses);
 }
 
 const Program& Trainer::program() {
@@ -56,6 +63,34 @@ void Trainer::fill_inputs(const Batch& batch, int64_t first_row) {
   fill("targets", batch.targets);
   fill("positions", batch.positions);
   fill("first", batch.first);
+  if (const View position = store_.find(kDropoutPosition)) {
+    position.as<int64_t>()[0] = finished_;
+    position.as<int64_t>()[1] = first_row * batch.sequence;
+  }
+}
+
+// The watch sees every finite loss, skipped ones too: a loss that stays high is soon no spike.
+bool Trainer::is_spike(StepResult& result) {
+  if (settings_.spike_z <= 0) return false;
+  const std::optional<double> z = losses_.z_score(result.loss);
+  losses_.add(result.loss);
+  if (!z || *z < settings_.spike_z) return false;
+  result.spike = z;
+  log::warn("step {}: the loss spikes: {:.4f} lies {:.1f} standard deviations above the steps "
+            "before{}",
+            result.step, result.loss, *z,
+            settings_.on_spike == OnSpike::skip ? "; the step is skipped" : "");
+  return true;
+}
+
+// Only after a step that is skipped: its inputs are as they were, and its gradients are not needed.
+std::string Trainer::first_not_finite(const Batch& batch) {
+  for (int64_t row = 0; row < settings_.batch; row += settings_.micro_batch) {
+    fill_inputs(batch, row);
+    std::string found = program_->first_not_finite(stream_, {.first_micro_batch = row == 0});
+    if (!found.empty()) return found;
+  }
+  return "";
 }
 
 StepResult Trainer::step() {
@@ -64,6 +99,7 @@ StepResult Trainer::step() {
     return std::chrono::duration<double>(Clock::now() - from).count();
   };
   const auto start = Clock::now();
+  if (finished_ > 0 && layers_at_(finished_) != layers_at_(finished_ - 1)) losses_.forget();
   program();
   program_->profile_into(times_);
   const Batch batch = next_batch_(settings_.batch);
@@ -104,8 +140,15 @@ StepResult Trainer::step() {
   if (!std::isfinite(result.loss) || norm[1] > 0 || !std::isfinite(result.grad_norm)) {
     result.skipped = true;
     ++bad_steps_;
-    log::warn("step {}: non-finite {}; the step is skipped ({} in a row)", result.step,
-              first_bad.empty() ? "loss" : "gradient of " + first_bad, bad_steps_);
+    const std::string first = first_not_finite(batch);
+    log::warn("step {}: non-finite {}{}; the step is skipped ({} in a row)", result.step,
+              !std::isfinite(result.loss) ? "loss"
+              : first_bad.empty()         ? "gradient norm"
+                                          : "gradient of " + first_bad,
+              first.empty() ? "" : ", first made by " + first, bad_steps_);
+  } else if (is_spike(result) && settings_.on_spike == OnSpike::skip) {
+    bad_steps_ = 0;
+    result.skipped = true;
   } else {
     bad_steps_ = 0;
     const double clip = settings_.clip_grad_norm;
@@ -115,6 +158,7 @@ StepResult Trainer::step() {
     result.optimizer_seconds = seconds_since(update);
   }
   ++finished_;
+  skipped_ += int64_t(result.skipped);
   result.seconds = seconds_since(start);
   if (bad_steps_ >= settings_.max_bad_steps)
     throw Error(Exit::diverged,

@@ -9,6 +9,7 @@
 #include "engine/data/batch.h"
 #include "engine/passes/passes.h"
 #include "engine/runtime/program.h"
+#include "engine/train/loss_watch.h"
 #include "engine/train/optimizer.h"
 
 namespace qat {
@@ -20,6 +21,9 @@ struct TrainingGraph {
   std::vector<ParameterGradient> gradients;
 };
 
+/// What a spike of the loss does to its step.
+enum class OnSpike : uint8_t { train, skip };
+
 struct TrainerSettings {
   int64_t batch = 1;        ///< sequences a step
   int64_t micro_batch = 1;  ///< sequences a run of the program; divides batch
@@ -27,6 +31,8 @@ struct TrainerSettings {
   float cross_entropy = 1.0f, kl = 0.0f;  ///< weights of the reported loss
   double clip_grad_norm = 1.0;            ///< 0: no clipping
   int64_t max_bad_steps = 10;             ///< non-finite steps in a row before giving up
+  double spike_z = 0;                     ///< a z-score of the loss from which on it is a spike; 0: none is
+  OnSpike on_spike = OnSpike::train;
   OptimizerSettings optimizer;
   CompileOptions compile;
 };
@@ -39,7 +45,16 @@ struct StepResult {
   int64_t enabled_layers = 0;
   double seconds = 0;            ///< of the whole step
   double optimizer_seconds = 0;  ///< of the parameters' update in it
-  bool skipped = false;          ///< a non-finite step: nothing but the data position moved on
+  bool skipped = false;          ///< nothing but the data position moved on
+  std::optional<double> spike;   ///< the loss's z-score, when that is a spike
+};
+
+/// What a trainer remembers from step to step, for checkpoints.
+struct TrainerState {
+  int64_t finished_steps = 0;
+  int64_t bad_steps = 0;             ///< non-finite ones in a row
+  int64_t skipped_steps = 0;         ///< since the start of the run
+  std::vector<double> recent_losses;
 };
 
 class Trainer {
@@ -59,9 +74,9 @@ class Trainer {
   StepResult step();
 
   int64_t finished_steps() const { return finished_; }
-  int64_t bad_steps() const { return bad_steps_; }
+  TrainerState state() const;
   /// Continues after a resume; the Store and the data position are restored by the caller.
-  void resume_at(int64_t finished_steps, int64_t bad_steps);
+  void resume_at(const TrainerState& state);
   /// What a step needs of the arena now and at its largest, for the memory plan.
   const Program& program();
   /// Adds the time of every launch to *times (null: stops).
@@ -70,6 +85,8 @@ class Trainer {
  private:
   void compile(const EnabledLayers& layers);
   void fill_inputs(const Batch& batch, int64_t first_row);
+  bool is_spike(StepResult& result);
+  std::string first_not_finite(const Batch& batch);
 
   TrainerSettings settings_;
   Store& store_;
@@ -84,7 +101,8 @@ class Trainer {
   EnabledLayers compiled_for_;
   Id sums_ = kNone;
   std::vector<ParameterGradient> gradients_;
-  int64_t finished_ = 0, bad_steps_ = 0;
+  int64_t finished_ = 0, bad_steps_ = 0, skipped_ = 0;
+  LossWatch losses_;
   std::vector<Program::OpTime>* times_ = nullptr;
 };
 

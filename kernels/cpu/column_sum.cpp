@@ -29,8 +29,14 @@ void column_sum(const ColumnSum& args, Stream& stream) {
       float* sums = partial + chunk * cols;
       std::fill_n(sums, cols, 0.0f);
       const int64_t last = std::min((chunk + 1) * kChunkRows, rows);
-      for (int64_t row = chunk * kChunkRows; row < last; ++row)
-        vector_kernels().accumulate(sums, at(x, row * cols), x.dtype, cols);
+      for (int64_t row = chunk * kChunkRows; row < last; ++row) {
+        const auto* values = at(x, row * cols);
+        if (args.times_TC)
+          vector_kernels().accumulate_product(sums, values, at(args.times_TC, row * cols), x.dtype,
+                                              cols);
+        else
+          vector_kernels().accumulate(sums, values, x.dtype, cols);
+      }
     }
   });
   float* out = args.out_C.as<float>();

@@ -19,6 +19,7 @@ void dequantize(const Dequantize& args, Stream& stream) {
                 job.y_type = args.y.dtype;
                 job.segments = one_scale ? 1 : end - begin;
                 job.length = one_scale ? end - begin : all.length;
+                job.spec = args.spec;
                 vector_kernels().dequantize(job);
               });
 }

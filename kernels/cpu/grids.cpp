@@ -20,16 +20,16 @@ Chunk chunk_of(int64_t count, int64_t index) {
   return {std::min(count, index * size), std::min(count, (index + 1) * size)};
 }
 
-Extent tensor_extent(const ConstView& x, const Stream& stream) {
+Extent tensor_extent(const ConstView& x, const QuantSpec& spec, const Stream& stream) {
+  const auto extent = spec.has_minimum() ? vector_kernels().bare_extent : vector_kernels().extent;
   std::array<Extent, kChunks> parts;
   over_ranges(stream, kChunks, 1, x.count() / kChunks, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Chunk chunk = chunk_of(x.count(), i);
-      parts[size_t(i)] =
-          vector_kernels().extent(at(x, chunk.begin), x.dtype, chunk.end - chunk.begin);
+      parts[size_t(i)] = extent(at(x, chunk.begin), x.dtype, chunk.end - chunk.begin);
     }
   });
-  Extent all;
+  Extent all = extent(x.data, x.dtype, 0);
   for (const Extent& part : parts) {
     if (is_nan(part.high)) return part;
     all.low = smaller(part.low, all.low);
@@ -78,12 +78,17 @@ Segments segments_of(const ConstView& x, const QuantSpec& spec) {
   return {length > 0 ? x.count() / length : 0, length};
 }
 
-Grid tensor_grid(const ConstView& x, const QuantSpec& spec, const Stream& stream) {
-  const Extent extent = tensor_extent(x, stream);
+TensorGrid tensor_grid(const ConstView& x, const QuantSpec& spec, const Stream& stream) {
+  const Extent extent = tensor_extent(x, spec, stream);
   const ScaleRule rule = effective_rule(spec);
-  if (is_searched(rule)) return least_error_grid(x, spec, extent, stream);
+  if (is_searched(rule)) {
+    const Grid grid = least_error_grid(x, spec, extent, stream);
+    return {grid, 1.0f / grid.scale};
+  }
   const float peak = rule == ScaleRule::signed_max ? tensor_peak(x, extent) : 0.0f;
-  return make_grid(spec, extent, raw_scale(spec, extent, peak));
+  const float raw = raw_scale(spec, extent, peak);
+  const Grid grid = make_grid(spec, extent, raw);
+  return {grid, inverse_scale(spec, raw, grid.scale)};
 }
 
 void run_quantize(const ConstView& x, const ConstView& given_scale, const ConstView& given_zero,
@@ -109,20 +114,24 @@ void run_quantize(const ConstView& x, const ConstView& given_scale, const ConstV
     });
     return;
   }
-  Grid grid{};
-  if (given_scale)
-    grid = {given_scale.as<float>()[0], given_zero ? given_zero.as<float>()[0] : 0.0f};
-  else
-    grid = tensor_grid(x, spec, stream);
-  if (scale) scale.as<float>()[0] = grid.scale;
-  if (zero) zero.as<float>()[0] = grid.zero;
+  TensorGrid all{};
+  if (given_scale) {
+    const float given = given_scale.as<float>()[0];
+    all = {stored_grid(spec, given, given_zero ? given_zero.as<float>()[0] : 0.0f), 1.0f / given};
+  } else {
+    all = tensor_grid(x, spec, stream);
+  }
+  const float second = second_of(spec, all.grid);
+  if (scale) scale.as<float>()[0] = all.grid.scale;
+  if (zero) zero.as<float>()[0] = second;
   if (!y) return;
   over_ranges(stream, x.count(), 64, 1, [&](int64_t begin, int64_t end) {
     SegmentJob job = whole;
     job.x = at(x, begin);
     job.y = at(y, begin);
-    job.given_scale = &grid.scale;
-    job.given_zero = &grid.zero;
+    job.given_scale = &all.grid.scale;
+    job.given_zero = &second;
+    job.given_inverse = &all.inverse;
     job.segments = 1;
     job.length = end - begin;
     vector_kernels().quantize(job);

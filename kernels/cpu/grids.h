@@ -14,8 +14,12 @@ struct Segments {
 /// Per::row and Per::group.
 Segments segments_of(const ConstView& x, const QuantSpec& spec);
 
-/// The grid of all of x (Per::tensor). The same for any number of threads.
-Grid tensor_grid(const ConstView& x, const QuantSpec& spec, const Stream& stream);
+/// The grid of all of x (Per::tensor), and inverse_scale. The same for any number of threads.
+struct TensorGrid {
+  Grid grid;
+  float inverse;
+};
+TensorGrid tensor_grid(const ConstView& x, const QuantSpec& spec, const Stream& stream);
 
 /// Runs quantize or fake quantize: y holds codes (i8), values, or is empty for the grid alone.
 void run_quantize(const ConstView& x, const ConstView& given_scale, const ConstView& given_zero,

@@ -11,6 +11,9 @@ KernelTable fill_table() {
   table.name = "cpu";
   table.matmul = {cpu::matmul, nullptr};
   table.matmul_int8 = {cpu::matmul_int8, cpu::matmul_int8_scratch_bytes};
+  // Tiles of AMX hold 64 columns: sums of smaller groups do not come out of them fast enough.
+  if (cpu::has_exact_int8() && cpu::isa() < cpu::Isa::amx)
+    table.matmul_int8_groups = {cpu::matmul_int8_groups, nullptr};
   table.cast = {cpu::cast, nullptr};
   table.add = {cpu::add, nullptr};
   table.fill = {cpu::fill, nullptr};
@@ -20,6 +23,15 @@ KernelTable fill_table() {
   table.rms_norm_backward = {cpu::rms_norm_backward, cpu::rms_norm_backward_scratch_bytes};
   table.bias_add = {cpu::bias_add, nullptr};
   table.column_sum = {cpu::column_sum, cpu::column_sum_scratch_bytes};
+  table.scale = {cpu::scale, nullptr};
+  table.scale_axis = {cpu::scale_axis, nullptr};
+  table.divide = {cpu::divide, nullptr};
+  table.row_dot = {cpu::row_dot, nullptr};
+  table.dropout = {cpu::dropout, nullptr};
+  table.pack = {cpu::pack, nullptr};
+  table.unpack = {cpu::unpack, nullptr};
+  table.matmul_packed = {cpu::matmul_packed, cpu::matmul_packed_scratch_bytes};
+  table.adapter_merge = {cpu::adapter_merge, cpu::adapter_merge_scratch_bytes};
   table.rope = {cpu::rope, nullptr};
   table.swiglu = {cpu::swiglu, nullptr};
   table.swiglu_backward = {cpu::swiglu_backward, nullptr};

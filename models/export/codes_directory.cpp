@@ -58,6 +58,7 @@ class Writer {
     QuantizedMatrix matrix = model_.codes(tensor);
     matrix.spec = *tensor.quant.weight;
     check_matrix(matrix, name);
+    check_positive_scales(matrix, name);
     if (matrix.shape != tensor.shape) internal_error("{} was given codes of another shape", name);
     check_scales(matrix, format_.scale_type, name);
     return matrix;

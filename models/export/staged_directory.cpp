@@ -23,6 +23,15 @@ void remove_tree(const std::string& path) {
   fs::remove_all(path, error);
 }
 
+bool holds_a_model(const std::string& directory) {
+  std::error_code error;
+  for (const char* name : {"/config.json", "/adapter_config.json"})
+    if (fs::exists(directory + name, error)) return true;
+  for (const auto& entry : fs::directory_iterator(directory, error))
+    if (entry.path().extension() != ".gguf") return false;
+  return !error;
+}
+
 std::string without_slashes(std::string path) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   return path;
@@ -36,12 +45,12 @@ StagedDirectory::StagedDirectory(std::string target)
   std::error_code error;
   const fs::file_status status = fs::symlink_status(target_, error);
   if (fs::exists(status)) {
-    const bool ours = fs::is_directory(status) &&
-                      (fs::is_empty(target_, error) || fs::exists(target_ + "/config.json", error));
+    const bool ours =
+        fs::is_directory(status) && (fs::is_empty(target_, error) || holds_a_model(target_));
     if (!ours)
       refuse(
-          "{}: exists and is not an earlier export (a directory with config.json); remove it or "
-          "export elsewhere",
+          "{}: exists and is not an earlier export (a directory with config.json, "
+          "adapter_config.json or .gguf files alone); remove it or export elsewhere",
           target_);
   }
   remove_tree(staging_);

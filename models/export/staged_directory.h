@@ -8,8 +8,8 @@ namespace qat {
 class StagedDirectory {
  public:
   /// Creates the directory aside. Its parent must exist. What already lies at `target` may be an
-  /// earlier export (a directory with config.json) and is replaced by commit(); anything else is
-  /// refused.
+  /// earlier export (a directory with config.json, or of .gguf files alone) and is replaced by
+  /// commit(); anything else is refused.
   explicit StagedDirectory(std::string target);
   StagedDirectory(const StagedDirectory&) = delete;
   StagedDirectory& operator=(const StagedDirectory&) = delete;

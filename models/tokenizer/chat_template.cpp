@@ -33,12 +33,15 @@ std::vector<TextPiece> cut(const std::string& text, const std::vector<Span>& cou
 
 }  // namespace
 
-ChatTemplate::ChatTemplate(const Tokenizer& tokenizer) {
-  const std::string& source = tokenizer.chat_template();
+ChatTemplate::ChatTemplate(const Tokenizer& tokenizer)
+    : ChatTemplate(tokenizer, tokenizer.chat_template()) {}
+
+ChatTemplate::ChatTemplate(const Tokenizer& tokenizer, const std::string& source) {
   if (source.empty())
     refuse(
-        "the tokenizer has no chat template (chat_template in tokenizer_config.json, or "
-        "chat_template.jinja); data in the form of messages needs one");
+        "chat messages need a chat template and the model has none (chat_template in "
+        "tokenizer_config.json, or chat_template.jinja); name a Jinja file with "
+        "data.chat_template");
   tree_ = jinja::parse(source);
   // The special tokens are variables of the template, by the names they have in the configuration.
   const Json config = parse_json(tokenizer.config_json(), "tokenizer_config.json");
@@ -104,8 +107,7 @@ std::vector<TextPiece> ChatTemplate::render_pieces(const std::vector<ChatMessage
   return cut(whole.text, answers);
 }
 
-ChatRenderer make_chat_renderer(const Tokenizer& tokenizer) {
-  const auto chat = std::make_shared<const ChatTemplate>(tokenizer);
+ChatRenderer make_chat_renderer(std::shared_ptr<const ChatTemplate> chat) {
   return {
       [chat](const std::vector<ChatMessage>& messages) { return chat->render_pieces(messages); },
       chat->fingerprint()};

@@ -26,6 +26,8 @@ class ChatTemplate {
   /// exactly, by name. Today's date is not known to templates, so that a run can be repeated: those
   /// that ask whether it is take their fixed one.
   explicit ChatTemplate(const Tokenizer& tokenizer);
+  /// Another template for the same tokenizer.
+  ChatTemplate(const Tokenizer& tokenizer, const std::string& source);
   ~ChatTemplate();
 
   /// The text; encode it with Tokenizer::encode, special tokens are written in it.
@@ -50,6 +52,6 @@ class ChatTemplate {
 };
 
 /// For the data pipeline; shares ownership of what it needs.
-ChatRenderer make_chat_renderer(const Tokenizer& tokenizer);
+ChatRenderer make_chat_renderer(std::shared_ptr<const ChatTemplate> chat);
 
 }  // namespace qat

@@ -1,8 +1,6 @@
 #include "recipes/run/checkpointing.h"
 
 #include "engine/core/error.h"
-#include "models/decoder.h"
-#include "models/source.h"
 
 namespace qat {
 
@@ -32,8 +30,9 @@ std::vector<CheckpointTensor> checkpoint_tensors(const Store& store) {
   return tensors;
 }
 
-void restore_model(const Checkpoint& checkpoint, const ModelConfig& config, Store& store) {
-  for (const SourceTensor& tensor : expected_tensors(config)) {
+void restore_model(const Checkpoint& checkpoint, const std::vector<SourceTensor>& trained,
+                   Store& store) {
+  for (const SourceTensor& tensor : trained) {
     const ConstView from = checkpoint.find(tensor.name);
     if (!from || from.shape != tensor.shape)
       refuse("{}: {} is {}; it is a checkpoint of another model", checkpoint.path(), tensor.name,
@@ -44,8 +43,18 @@ void restore_model(const Checkpoint& checkpoint, const ModelConfig& config, Stor
     if (is_scale(tensor.name)) restore(checkpoint, tensor.name, Category::state, store);
 }
 
-void restore_everything(const Checkpoint& checkpoint, const ModelConfig& config, Store& store) {
-  restore_model(checkpoint, config, store);
+void check_base(const Checkpoint& checkpoint, const std::string& base, const std::string& source) {
+  const auto found = checkpoint.state().find("base");
+  if (found == checkpoint.state().end() || *found != base)
+    refuse(
+        "{}: its adapters were trained on another base than {} (the frozen weights differ); "
+        "restore that model, or start over with --resume never",
+        checkpoint.path(), source);
+}
+
+void restore_everything(const Checkpoint& checkpoint, const std::vector<SourceTensor>& trained,
+                        Store& store) {
+  restore_model(checkpoint, trained, store);
   for (const CheckpointTensor& tensor : checkpoint.tensors())
     if (is_moment(tensor.name)) restore(checkpoint, tensor.name, Category::moments, store);
 }

@@ -5,16 +5,23 @@
 
 #include "engine/runtime/store.h"
 #include "engine/train/checkpoint.h"
-#include "models/config.h"
+#include "models/source.h"
 
 namespace qat {
 
 /// Everything that training changes, or that was computed before it and must not be again.
 std::vector<CheckpointTensor> checkpoint_tensors(const Store& store);
 
-/// Reads everything back into the Store (made where missing). Refuses missing or foreign tensors.
-void restore_everything(const Checkpoint& checkpoint, const ModelConfig& config, Store& store);
+/// Reads everything back into the Store (made where missing). `trained` is what a checkpoint of
+/// this run holds of the model: all its parameters, or those of its adapters. Refuses missing or
+/// foreign tensors.
+void restore_everything(const Checkpoint& checkpoint, const std::vector<SourceTensor>& trained,
+                        Store& store);
 /// Reads only what the model needs: parameters and scales.
-void restore_model(const Checkpoint& checkpoint, const ModelConfig& config, Store& store);
+void restore_model(const Checkpoint& checkpoint, const std::vector<SourceTensor>& trained,
+                   Store& store);
+/// Refuses a checkpoint of adapters that were trained on another base than the one in the Store
+/// (see base_identity).
+void check_base(const Checkpoint& checkpoint, const std::string& base, const std::string& source);
 
 }  // namespace qat

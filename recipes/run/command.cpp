@@ -1,6 +1,7 @@
 // run_command and write_output.
 #include "recipes/run/command.h"
 
+#include <fcntl.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -31,6 +32,14 @@ int report(const std::string& command, Exit code, std::string message) {
   return int(code);
 }
 
+// A descriptor that was closed would be the next file's that is opened, and the log would be
+// written into that.
+void open_standard_descriptors() {
+  for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(descriptor, F_GETFD) < 0 && errno == EBADF)
+      (void)::open("/dev/null", descriptor == STDIN_FILENO ? O_RDONLY : O_WRONLY);
+}
+
 // Results go to stdout, the log to stderr, so that a pipe gets only results.
 void set_up_log(const std::string& name) {
   auto logger = spdlog::stderr_color_mt(name);
@@ -45,6 +54,7 @@ void set_up_log(const std::string& name) {
 int run_command(CLI::App& app, int argc, char** argv, const std::function<Exit()>& body) {
   const std::string name = app.get_name();
   std::signal(SIGPIPE, SIG_IGN);
+  open_standard_descriptors();
   try {
     try {
       app.parse(argc, argv);

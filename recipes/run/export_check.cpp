@@ -20,7 +20,8 @@ struct Noise {
 constexpr Noise kNoiseOfWeights = {1e-4, 1e-3}, kNoiseOfActivations = {5e-4, 1e-3},
                 kNoiseOfRounding = {5e-3, 2e-2};
 
-constexpr int64_t kWindow = 256, kWindows = 4;
+// Logits of a window exist at once.
+constexpr int64_t kWindow = 128, kWindows = 8;
 
 constexpr const char* kBuiltInText =
     "The harbour at the end of the long road was quiet in the early morning. A few fishing boats "
@@ -55,6 +56,31 @@ std::vector<Batch> built_in_windows(const ExportInputs& in) {
   return windows_of(ids, window, kWindows);
 }
 
+// The trained plan with the activations that the file's runtime computes: what a format does not
+// say, or what its runtime does whatever was trained, is no fault of the file. The log tells.
+QuantPlan under_activations_of(const QuantPlan& served, const QuantPlan& trained,
+                               const std::string& path) {
+  QuantPlan plan = trained;
+  int64_t others = 0;
+  for (const auto& [linear, quant] : served.linears)
+    if (quant.activation) plan.linears.try_emplace(linear);
+  for (auto& [linear, quant] : plan.linears) {
+    const auto found = served.linears.find(linear);
+    const LinearQuant runtime = found == served.linears.end() ? LinearQuant{} : found->second;
+    // A static grid is the run's own, and lies in its Store.
+    if (quant.activation == runtime.activation || runtime.static_activation) continue;
+    quant.activation = runtime.activation;
+    quant.static_activation = false;
+    ++others;
+  }
+  if (others > 0)
+    log::info(
+        "{}: its runtime quantizes the inputs of {} matrices otherwise than this run; "
+        "compared under what it does",
+        path, others);
+  return plan;
+}
+
 }  // namespace
 
 void choose_text(const std::vector<std::string>& files, const TokenizeOptions& tokenize,
@@ -82,22 +108,9 @@ std::string ExportCheck::find_fault(const std::string& path, const QuantPlan& pl
   const auto source = ModelSource::open(path);
   const QuantPlan served = load_deployed(*source, store, DType::f32, Category::masters);
   fill_rope_table(source->config(), store, "");
-  QuantPlan trained = plan;
-  int64_t left_out = 0;
-  for (auto& [linear, quant] : trained.linears) {
-    const auto found = served.linears.find(linear);
-    if (!quant.activation || (found != served.linears.end() && found->second.activation)) continue;
-    quant.activation.reset();
-    quant.static_activation = false;
-    ++left_out;
-  }
-  if (left_out > 0)
-    log::info(
-        "{}: this format does not say how activations are quantized ({} linears); compared "
-        "without",
-        path, left_out);
+  const QuantPlan trained = under_activations_of(served, plan, path);
   const ComparedModel reference{in_.config, trained, in_.store,
-                                in_.store.get("model.embed_tokens.weight").dtype};
+                                in_.store.get("model.embed_tokens.weight").dtype, &in_.adapters};
   const ComparedModel file{source->config(), served, store};
   agreement_ = compare_models(reference, file, in_.kernels, in_.stream, in_.text);
   const bool activations =
@@ -105,13 +118,13 @@ std::string ExportCheck::find_fault(const std::string& path, const QuantPlan& pl
                   [](const auto& linear) { return linear.second.activation.has_value(); });
   Noise noise = activations ? kNoiseOfActivations : kNoiseOfWeights;
   if (served.linears.empty() && type != StoredType::f32) noise = kNoiseOfRounding;
-  const double change = agreement_.perplexity / agreement_.reference_perplexity - 1;
-  if (agreement_.kl <= noise.kl && std::abs(change) <= noise.perplexity) return "";
+  const double change = agreement_->perplexity / agreement_->reference_perplexity - 1;
+  if (agreement_->kl <= noise.kl && std::abs(change) <= noise.perplexity) return "";
   return fmt::format(
       "its logits are not the trained model's on {}: KL {:.2e} (at most {:.0e}), same likeliest "
       "token {:.2f}%, perplexity {:.4f} against {:.4f}",
-      in_.text_name, agreement_.kl, noise.kl, 100 * agreement_.same_likeliest,
-      agreement_.perplexity, agreement_.reference_perplexity);
+      in_.text_name, agreement_->kl, noise.kl, 100 * agreement_->same_likeliest,
+      agreement_->perplexity, agreement_->reference_perplexity);
 }
 
 }  // namespace qat

@@ -2,6 +2,8 @@
 // command would, and its logits are compared on held-out text.
 #pragma once
 
+#include <optional>
+
 #include "engine/io/safetensors.h"
 #include "models/compare.h"
 #include "recipes/run/exporting.h"
@@ -13,14 +15,15 @@ class ExportCheck {
   explicit ExportCheck(const ExportInputs& inputs) : in_(inputs) {}
 
   /// "" if the file at `path` computes what the model under `plan` computes, within the noise of
-  /// its runtimes; else by how much it does not. `type`: what was stored unquantized. Activations
-  /// that the format does not say are left out of the comparison.
+  /// its runtimes; else by how much it does not. `type`: what was stored unquantized. Compared
+  /// under the activations that the file's runtime computes.
   std::string find_fault(const std::string& path, const QuantPlan& plan, StoredType type);
-  const Agreement& agreement() const { return agreement_; }
+  /// Nothing before find_fault was asked.
+  const std::optional<Agreement>& agreement() const { return agreement_; }
 
  private:
   const ExportInputs& in_;
-  Agreement agreement_;
+  std::optional<Agreement> agreement_;
 };
 
 }  // namespace qat

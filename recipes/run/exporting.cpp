@@ -1,18 +1,23 @@
 #include "recipes/run/exporting.h"
 
 #include <algorithm>
+#include <cctype>
 #include <filesystem>
 
 #include "engine/core/error.h"
 #include "engine/core/log.h"
 #include "engine/core/version.h"
+#include "models/adapter.h"
 #include "models/export/compressed_tensors.h"
+#include "models/export/gguf.h"
 #include "models/export/huggingface.h"
 #include "models/export/packed.h"
+#include "models/export/peft.h"
 #include "recipes/run/export_check.h"
 #include "recipes/run/model_bundle.h"
 #include "recipes/run/quant_summary.h"
 #include "recipes/run/recipe/words.h"
+#include "recipes/run/tokenizer_files.h"
 #include "recipes/run/training_setup.h"
 
 namespace qat {
@@ -30,6 +35,21 @@ std::string module_of(const std::string& weight) {
 }
 
 enum class Weights { on_grid, masters };
+/// Embeddings and heads on a grid: only GGUF files hold their codes.
+enum class Tables { as_codes, as_numbers };
+
+bool is_table(const std::string& path) {
+  return path == kEmbeddingPath || path == kHeadPath;
+}
+
+// Q8_0, Q4_K_M, F16, BF16.
+bool is_type_name(std::string word) {
+  std::transform(word.begin(), word.end(), word.begin(),
+                 [](unsigned char c) { return std::toupper(c); });
+  if (word == "F32" || word == "F16" || word == "BF16") return true;
+  return word.size() >= 4 && word[0] == 'Q' && std::isdigit(static_cast<unsigned char>(word[1])) &&
+         word[2] == '_';
+}
 
 class Exporter {
  public:
@@ -37,14 +57,17 @@ class Exporter {
       : in_(in), settings_(settings), check_(in) {}
 
   void run(recipe::ExportFormat format, const std::string& directory) {
-    const ExportModel model = this->model(
-        format == recipe::ExportFormat::hf_master ? Weights::masters : Weights::on_grid);
+    const ExportModel model =
+        this->model(format == recipe::ExportFormat::hf_master ? Weights::masters : Weights::on_grid,
+                    format == recipe::ExportFormat::gguf ? Tables::as_codes : Tables::as_numbers);
     const uint64_t shard = settings_.max_shard_bytes;
     switch (format) {
       case recipe::ExportFormat::hf:
       case recipe::ExportFormat::hf_master:
         return export_huggingface(directory, model, files(),
                                   {.type = type(StoredType::f32), .max_shard_bytes = shard});
+      case recipe::ExportFormat::peft:
+        return export_peft(directory, in_.adapters, in_.config, in_.source, in_.store);
       case recipe::ExportFormat::compressed_tensors:
         return export_compressed_tensors(
             directory, model, files(),
@@ -55,11 +78,14 @@ class Exporter {
       case recipe::ExportFormat::awq:
         return export_awq(directory, model, files(),
                           {.type = type(StoredType::f16), .max_shard_bytes = shard});
+      case recipe::ExportFormat::gguf:
+        export_gguf(directory, model, {.name = model_name(), .tokenizer = &in_.tokenizer});
+        return;
     }
   }
 
   /// How the file's logits compare.
-  const Agreement& agreement() const { return check_.agreement(); }
+  const std::optional<Agreement>& agreement() const { return check_.agreement(); }
 
  private:
   StoredType type(StoredType otherwise) const { return settings_.type.value_or(otherwise); }
@@ -75,7 +101,7 @@ class Exporter {
     return exact ? StoredType::bf16 : StoredType::f32;
   }
 
-  ExportModel model(Weights weights) {
+  ExportModel model(Weights weights, Tables tables) {
     ExportModel model;
     model.config_json = in_.config_json;
     model.tensors = export_tensors(in_.config);
@@ -83,6 +109,7 @@ class Exporter {
       for (ExportTensor& tensor : model.tensors) {
         const auto found = in_.plan.linears.find(module_of(tensor.name));
         if (found == in_.plan.linears.end() || !tensor.name.ends_with(".weight")) continue;
+        if (tables == Tables::as_numbers && is_table(found->first)) continue;
         tensor.quant = found->second;
         if (found->second.static_activation) {
           tensor.input_scale = in_.store.get(activation_scale_name(found->first)).as<float>()[0];
@@ -90,8 +117,17 @@ class Exporter {
             tensor.input_zero = zero.as<float>()[0];
         }
       }
-    model.floats = [this](const ExportTensor& tensor, float* out) {
+    model.floats = [this, weights](const ExportTensor& tensor, float* out) {
       if (tensor.quantized()) return dequantize(codes(tensor), out);
+      // A table on its grid, in a format that holds numbers.
+      const auto planned = in_.plan.linears.find(module_of(tensor.name));
+      if (weights == Weights::on_grid && planned != in_.plan.linears.end() &&
+          planned->second.weight)
+        return dequantize(codes({tensor.name, tensor.shape, planned->second}), out);
+      const std::string linear = module_of(tensor.name);
+      if (tensor.name.ends_with(".weight") && on_adapter_base(linear))
+        return merged_weight(in_.adapters, linear, tensor.shape, in_.store, in_.kernels, in_.stream,
+                             out);
       const View master = in_.store.get(tensor.name);
       in_.kernels.cast.run({master, {reinterpret_cast<std::byte*>(out), master.shape, DType::f32}},
                            in_.stream);
@@ -103,6 +139,11 @@ class Exporter {
       return check_.find_fault(path, plan, settings_.type.value_or(StoredType::f32));
     };
     return model;
+  }
+
+  // Its values are made of a frozen matrix and an adapter, either of which may be plain.
+  bool on_adapter_base(const std::string& linear) const {
+    return in_.adapters.linears.count(linear) || in_.adapters.packed.count(linear);
   }
 
   QuantizedMatrix codes(const ExportTensor& tensor) {
@@ -138,7 +179,15 @@ class Exporter {
       return View{reinterpret_cast<std::byte*>(values.data()), shape, dtype};
     };
     Quantize args;
-    args.x = in_.store.get(tensor.name);
+    std::vector<float> merged;
+    if (const std::string linear = module_of(tensor.name); on_adapter_base(linear)) {
+      merged.resize(size_t(tensor.shape.count()));
+      merged_weight(in_.adapters, linear, tensor.shape, in_.store, in_.kernels, in_.stream,
+                    merged.data());
+      args.x = view(merged, tensor.shape, DType::f32);
+    } else {
+      args.x = in_.store.get(tensor.name);
+    }
     args.codes = view(matrix.codes, tensor.shape, DType::i8);
     args.scale = view(matrix.scales, {scales}, DType::f32);
     if (!matrix.zeros.empty()) args.zero = view(matrix.zeros, {scales}, DType::f32);
@@ -147,11 +196,24 @@ class Exporter {
     return matrix;
   }
 
+  // What the model is called: by where it came from, or by its run.
+  std::string model_name() const {
+    fs::path path = in_.source.empty() ? fs::path(in_.name) : fs::path(in_.source);
+    if (path.filename().empty()) path = path.parent_path();
+    std::string name = path.filename().string();
+    if (!name.ends_with(".gguf")) return name;
+    name.resize(name.size() - std::string_view(".gguf").size());
+    // "SmolLM2-135M-Instruct.Q4_1": the type it was read from is not the one it is written in.
+    const size_t end = name.find_last_of("-.");
+    if (end != std::string::npos && end + 1 < name.size() && is_type_name(name.substr(end + 1)))
+      name.resize(end);
+    return name;
+  }
+
   ExportFiles files() const {
     ExportFiles files;
     if (!in_.source.empty() && fs::is_directory(in_.source)) files.source_directory = in_.source;
-    files.texts["tokenizer.json"] = in_.tokenizer.to_json();
-    files.texts["tokenizer_config.json"] = in_.tokenizer.config_json();
+    files.texts = tokenizer_files(in_.tokenizer, in_.chat_template);
     return files;
   }
 
@@ -164,7 +226,8 @@ uint64_t tensor_bytes(const std::string& path) {
   if (fs::is_regular_file(path)) return fs::file_size(path);
   uint64_t bytes = 0;
   for (const auto& entry : fs::directory_iterator(path))
-    if (entry.path().extension() == ".safetensors") bytes += entry.file_size();
+    if (entry.path().extension() == ".safetensors" || entry.path().extension() == ".gguf")
+      bytes += entry.file_size();
   return bytes;
 }
 
@@ -177,20 +240,20 @@ json export_as(const ExportInputs& in, recipe::ExportFormat format, const std::s
   const uint64_t bytes = tensor_bytes(directory);
   log::info("exported {} ({:.1f} MiB of tensors), read back equal bit for bit", directory,
             double(bytes) / 1048576);
-  const Agreement& a = exporter.agreement();
+  json done = {{"path", directory}, {"tensor_bytes", bytes}, {"verified", true}};
+  if (!exporter.agreement()) return done;  // an adapter alone computes nothing
+  const Agreement& a = *exporter.agreement();
   log::info(
       "  its logits: KL {:.2e}, same likeliest token {:.2f}%, perplexity {:.4f} (trained "
       "{:.4f}), {} tokens of {}",
       a.kl, 100 * a.same_likeliest, a.perplexity, a.reference_perplexity, a.tokens, in.text_name);
-  return {{"path", directory},
-          {"tensor_bytes", bytes},
-          {"verified", true},
-          {"kl", a.kl},
-          {"same_likeliest_token", a.same_likeliest},
-          {"perplexity", a.perplexity},
-          {"trained_perplexity", a.reference_perplexity},
-          {"text", in.text_name},
-          {"tokens", a.tokens}};
+  done["kl"] = a.kl;
+  done["same_likeliest_token"] = a.same_likeliest;
+  done["perplexity"] = a.perplexity;
+  done["trained_perplexity"] = a.reference_perplexity;
+  done["text"] = in.text_name;
+  done["tokens"] = a.tokens;
+  return done;
 }
 
 json export_all(const FinishInputs& in) {
@@ -201,8 +264,11 @@ json export_all(const FinishInputs& in) {
   ExportInputs inputs{.config = in.config,
                       .config_json = in.config_json,
                       .source = in.source,
+                      .name = in.recipe.out,
                       .tokenizer = in.tokenizer,
+                      .chat_template = in.chat_template,
                       .plan = in.plan,
+                      .adapters = in.adapters,
                       .store = in.store,
                       .kernels = in.kernels,
                       .stream = in.stream,
@@ -212,6 +278,14 @@ json export_all(const FinishInputs& in) {
   choose_text(files, tokenize_options(in.recipe, text_encoder(in.tokenizer, in.config)), inputs);
   for (const recipe::ExportFormat format : in.recipe.exports) {
     const std::string name = recipe::word_of(format);
+    if (!in.adapters.packed.empty() && format != recipe::ExportFormat::peft)
+      log::info("{}: the adapter is merged into the dequantized {} base", name,
+                recipe::word_of(in.recipe.adapter.base));
+    if (!in.adapters.packed.empty() && format == recipe::ExportFormat::peft)
+      log::info(
+          "peft: the adapter belongs to the {} base; on the unquantized one it is another "
+          "model",
+          recipe::word_of(in.recipe.adapter.base));
     done[name] = export_as(inputs, format, root + "/" + name);
   }
   return done;
@@ -226,13 +300,14 @@ std::string provenance_of(const recipe::Recipe& recipe) {
                      recipe.train.steps, recipe::recipe_hash(recipe));
 }
 
-void check_exportable(recipe::ExportFormat format, const QuantPlan& plan,
-                      const ModelConfig& config) {
+void check_exportable(recipe::ExportFormat format, const QuantPlan& plan, const ModelConfig& config,
+                      const Tokenizer* tokenizer) {
+  if (format == recipe::ExportFormat::gguf) return check_gguf_export(config, plan, tokenizer);
   if (format != recipe::ExportFormat::gptq && format != recipe::ExportFormat::awq) return;
   const std::string name = recipe::word_of(format);
   const std::pair<const std::string, LinearQuant>* first = nullptr;
   for (const auto& linear : plan.linears) {
-    if (!linear.second.weight) continue;
+    if (!linear.second.weight || is_table(linear.first)) continue;
     const QuantSpec& spec = *linear.second.weight;
     const Shape shape = linear_shape(config, linear.first);
     if (shape[0] % 32 != 0 || shape[1] % 32 != 0)
@@ -259,7 +334,7 @@ std::vector<std::string> kernel_warnings(recipe::ExportFormat format, const Quan
   std::string first;
   int64_t others = -1;
   for (const auto& [path, linear] : plan.linears) {
-    if (!linear.weight || (!packed && linear.activation)) continue;
+    if (!linear.weight || is_table(path) || (!packed && linear.activation)) continue;
     const Shape shape = linear_shape(config, path);
     if (shape[1] % 128 == 0 && shape[0] % 64 == 0) continue;
     if (first.empty()) first = fmt::format("{} is [{}, {}]", path, shape[0], shape[1]);

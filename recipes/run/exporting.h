@@ -18,8 +18,11 @@ struct ExportInputs {
   const ModelConfig& config;
   std::string config_json;  ///< Hugging Face's
   std::string source;       ///< directory whose chat template and the like go along; may be empty
+  std::string name;         ///< path of the run or model it is called by without a source
   const Tokenizer& tokenizer;
+  std::string chat_template = {};  ///< in place of the tokenizer's own; empty: its own
   const QuantPlan& plan;
+  const AdapterPlan& adapters;
   Store& store;  ///< with its rope table
   const KernelTable& kernels;
   Stream& stream;
@@ -50,9 +53,9 @@ void choose_text(const std::vector<std::string>& files, const TokenizeOptions& t
 std::string provenance_of(const recipe::Recipe& recipe);
 
 /// Refuses what a format cannot hold of this model, before anything is trained: GPTQ and AWQ have
-/// one grid for all matrices, and sizes in multiples of 32.
-void check_exportable(recipe::ExportFormat format, const QuantPlan& plan,
-                      const ModelConfig& config);
+/// one grid for all matrices, and sizes in multiples of 32; GGUF, see check_gguf_export.
+void check_exportable(recipe::ExportFormat format, const QuantPlan& plan, const ModelConfig& config,
+                      const Tokenizer* tokenizer);
 
 /// What no known kernel runs for the sizes of this model; for the log.
 std::vector<std::string> kernel_warnings(recipe::ExportFormat format, const QuantPlan& plan,

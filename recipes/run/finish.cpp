@@ -18,7 +18,8 @@ std::vector<std::string> result_table(const json& results) {
     const double before = source.at("perplexity");
     lines.push_back(fmt::format("{} ({} tokens)", path, source.at("tokens").get<int64_t>()));
     lines.push_back(fmt::format("  {:<22}{:>12}{:>12}", "", "perplexity", "vs source"));
-    lines.push_back(fmt::format("  {:<22}{:>12.4f}", "source (unquantized)", before));
+    lines.push_back(fmt::format("  {:<22}{:>12.4f}",
+                                results.value("source_label", "source (unquantized)"), before));
     const auto row = [&](const char* key, const char* label) {
       if (!results.contains(key)) return 0.0;
       const double p = results.at(key).at(path).at("perplexity");
@@ -54,6 +55,7 @@ json generate_samples(const FinishInputs& in) {
   ForwardSpec spec;
   spec.config = in.config;
   spec.plan = in.plan;
+  spec.adapters = in.adapters;
   spec.fuse = Switch::on;
   spec.build.dtype = in.recipe.evaluate.dtype;
   spec.build.weight_dtype = in.store.get("model.embed_tokens.weight").dtype;
@@ -76,10 +78,13 @@ json generate_samples(const FinishInputs& in) {
 }  // namespace
 
 void finish_run(const FinishInputs& in) {
-  json result = {
-      {"recipe_hash", recipe::recipe_hash(in.recipe)}, {"steps", in.recipe.train.steps},
-      {"parameters", in.config.parameters()},          {"preset", in.recipe.quantize.preset},
-      {"quantized_linears", in.plan.linears.size()},   {"evaluations", in.results}};
+  json result = {{"recipe_hash", recipe::recipe_hash(in.recipe)},
+                 {"steps", in.recipe.train.steps},
+                 {"skipped_steps", in.skipped_steps},
+                 {"parameters", in.config.parameters()},
+                 {"preset", in.recipe.quantize.preset},
+                 {"quantized_linears", planned_linears(in.plan)},
+                 {"evaluations", in.results}};
   result["samples"] = generate_samples(in);
   result["exports"] = export_all(in);
   const std::vector<std::string> table = result_table(in.results);

@@ -18,11 +18,14 @@ struct FinishInputs {
   std::string config_json;  ///< Hugging Face's
   std::string source;       ///< path of the source model; empty for one from scratch
   const Tokenizer& tokenizer;
+  std::string chat_template;  ///< in place of the tokenizer's own; empty: its own
   const QuantPlan& plan;
+  const AdapterPlan& adapters;
   Store& store;
   const KernelTable& kernels;
   Stream& stream;
   nlohmann::json results;  ///< evaluations: source, ptq, qat
+  int64_t skipped_steps = 0;
 };
 
 /// Generates, exports, verifies, prints the table and writes result.json last: its presence says

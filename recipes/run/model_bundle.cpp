@@ -5,11 +5,17 @@
 #include "engine/core/error.h"
 #include "engine/io/json.h"
 #include "engine/train/checkpoint.h"
+#include "models/adapter.h"
 #include "models/decoder.h"
+#include "models/export/peft.h"
 #include "models/families.h"
+#include "recipes/run/adapter_setup.h"
 #include "recipes/run/checkpointing.h"
 #include "recipes/run/quant_setup.h"
 #include "recipes/run/recipe/recipe.h"
+#include "recipes/run/recipe/words.h"
+#include "recipes/run/run_source.h"
+#include "recipes/run/training_setup.h"
 
 namespace qat {
 
@@ -21,12 +27,18 @@ std::string model_directory(const std::string& run) {
 
 namespace {
 
-bool is_run_directory(const std::string& path) {
-  return fs::is_directory(path) && fs::exists(path + "/recipe.yaml") &&
-         fs::exists(model_directory(path) + "/config.json");
+// The base lies where the recipe found it; the checkpoint says whether it is still the same.
+void open_run_base(const recipe::Recipe& recipe, const Checkpoint& checkpoint, ModelBundle& bundle,
+                   Store& store, const KernelTable& kernels, Stream& stream) {
+  bundle.adapters = make_adapter_plan(recipe, bundle.config);
+  if (bundle.adapters.empty()) return;
+  const auto source = open_source(recipe.model.from.path, "model").model;
+  load_base(*source, bundle.adapters, master_dtype(recipe), store, kernels, stream);
+  check_base(checkpoint, base_identity(store), source->path());
 }
 
-ModelBundle open_run(const std::string& path, Store& store) {
+ModelBundle open_run(const std::string& path, Store& store, const KernelTable& kernels,
+                     Stream& stream) {
   ModelBundle bundle;
   const recipe::Recipe recipe = recipe::load_recipe(path + "/recipe.yaml");
   bundle.config =
@@ -38,8 +50,8 @@ ModelBundle open_run(const std::string& path, Store& store) {
   FoundCheckpoint found = find_checkpoint(path + "/checkpoints");
   if (!found.checkpoint)
     refuse("{}: this run has no whole checkpoint yet; run qat-train on its recipe first", path);
-  restore_model(*found.checkpoint, bundle.config, store);
-  bundle.weight_dtype = store.get("model.embed_tokens.weight").dtype;
+  open_run_base(recipe, *found.checkpoint, bundle, store, kernels, stream);
+  restore_model(*found.checkpoint, trained_tensors(bundle.adapters, bundle.config), store);
   if (!recipe.model.scratch()) bundle.source = recipe.model.from.path;
   bundle.recipe = recipe;
   return bundle;
@@ -47,21 +59,55 @@ ModelBundle open_run(const std::string& path, Store& store) {
 
 }  // namespace
 
-ModelBundle open_model(const std::string& path, Store& store) {
+void add_options(CLI::App& app, AdapterArguments& arguments) {
+  app.add_option("--adapter", arguments.directory, "PEFT directory (LoRA or DoRA) on the model");
+  app.add_option("--base", arguments.base, "how the adapter's base is stored (none: fp32)")
+      ->check(CLI::IsMember({"none", "bf16", "int8", "nf4", "fp4"}));
+}
+
+ModelBundle open_model(const std::string& path, Store& store, const KernelTable& kernels,
+                       Stream& stream, const AdapterArguments& adapter) {
   if (!fs::exists(path))
     refuse(
         "{}: no such file or directory; expected a Hugging Face directory, a .gguf file or a run "
         "directory",
         path);
-  if (is_run_directory(path)) return open_run(path, store);
+  if (is_run_directory(path)) {
+    if (!adapter.directory.empty())
+      refuse("--adapter: {} is a run directory; give the model the adapter was made for", path);
+    return open_run(path, store, kernels, stream);
+  }
   ModelBundle bundle;
   const auto source = ModelSource::open(path);
   bundle.config = source->config();
   bundle.config_json = source->config_json();
   bundle.tokenizer = Tokenizer::open(path);
   bundle.source = path;
-  bundle.plan = load_deployed(*source, store, DType::f32, Category::masters);
+  if (adapter.directory.empty()) {
+    if (adapter.base != "none") refuse("--base: has a meaning only beside --adapter");
+    bundle.plan = load_deployed(*source, store, DType::f32, Category::masters);
+    return bundle;
+  }
+  recipe::BaseChoice base{};
+  for (const auto& [word, value] : recipe::Words<recipe::BaseChoice>::list())
+    if (adapter.base == word) base = value;
+  bundle.adapters.linears = read_peft_plan(adapter.directory, bundle.config);
+  bundle.adapters.packed = packed_base(base, true, bundle.config);
+  const DType matrices = base == recipe::BaseChoice::none ? DType::f32 : DType::bf16;
+  load_base(*source, bundle.adapters, matrices, store, kernels, stream);
+  load_peft(adapter.directory, bundle.adapters, bundle.config, store, kernels, stream);
   return bundle;
+}
+
+ForwardSpec forward_spec(const ModelBundle& bundle, const Store& store, DType dtype) {
+  ForwardSpec spec;
+  spec.config = bundle.config;
+  spec.plan = bundle.plan;
+  spec.adapters = bundle.adapters;
+  spec.fuse = Switch::on;
+  spec.build.dtype = dtype;
+  spec.build.weight_dtype = store.get("model.embed_tokens.weight").dtype;
+  return spec;
 }
 
 TextEncoder text_encoder(const Tokenizer& tokenizer, const ModelConfig& config) {

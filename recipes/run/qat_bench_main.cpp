@@ -83,6 +83,7 @@ Exit bench(const BenchOptions& options) {
   spec.build.weight_dtype = master;
   spec.teacher_weights = spec.build.dtype;
   spec.plan = plan_of(config, options.mode);
+  spec.groups = group_scales_of(cpu_kernels());
   spec.recompute = options.recompute == "off"     ? Recompute::off
                    : options.recompute == "block" ? Recompute::block
                                                   : Recompute::cheap;

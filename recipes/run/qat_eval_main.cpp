@@ -18,6 +18,7 @@ int main(int argc, char** argv) {
   std::string model, text, dtype = "fp32", cache;
   int64_t context = 512, max_windows = 0, rows = 4;
   int threads = 0;
+  AdapterArguments adapter;
   bool as_json = false, bos = false;
   app.add_option("model", model, "Hugging Face directory, .gguf file or run directory")->required();
   app.add_option("--text", text,
@@ -29,26 +30,24 @@ int main(int argc, char** argv) {
   app.add_option("--dtype", dtype, "of the computation")->check(CLI::IsMember({"fp32", "bf16"}));
   app.add_option("--rows", rows, "windows at a time")->check(CLI::PositiveNumber);
   app.add_option("--threads", threads, "0: all");
+  add_options(app, adapter);
   app.add_flag("--json", as_json, "print one JSON object");
   return run_command(app, argc, argv, [&] {
     Store store;
-    const ModelBundle bundle = open_model(model, store);
+    Stream stream(threads);
+    const ModelBundle bundle = open_model(model, store, cpu_kernels(), stream, adapter);
     fill_rope_table(bundle.config, store, "");
     TokenizeOptions tokenize;
     tokenize.encoder = text_encoder(*bundle.tokenizer, bundle.config);
+    tokenize.read.format = DataFormat::text;
     if (bos && bundle.tokenizer->bos_id() < 0)
       refuse("--bos: the tokenizer of {} has no beginning-of-text token", model);
     const auto windows = EvalWindows::open(text, tokenize,
                                            {.window = context,
                                             .max_windows = max_windows,
                                             .bos = bos ? bundle.tokenizer->bos_id() : -1});
-    ForwardSpec spec;
-    spec.config = bundle.config;
-    spec.plan = bundle.plan;
-    spec.fuse = Switch::on;
-    spec.build.dtype = dtype == "fp32" ? DType::f32 : DType::bf16;
-    spec.build.weight_dtype = bundle.weight_dtype;
-    Stream stream(threads);
+    const ForwardSpec spec =
+        forward_spec(bundle, store, dtype == "fp32" ? DType::f32 : DType::bf16);
     const Perplexity result =
         evaluate_perplexity(spec, store, cpu_kernels(), stream, windows, rows);
     if (as_json) {
@@ -59,7 +58,7 @@ int main(int argc, char** argv) {
                                            {"tokens", result.tokens},
                                            {"nll", result.nll},
                                            {"perplexity", result.perplexity},
-                                           {"quantized_linears", bundle.plan.linears.size()},
+                                           {"quantized_linears", planned_linears(bundle.plan)},
                                            {"quantization", quantization_json(bundle.plan)}};
       std::printf("%s\n", line.dump().c_str());
     } else {

@@ -33,7 +33,8 @@ recipe::ExportFormat format_named(const std::string& word) {
 }
 
 bool stores_codes(recipe::ExportFormat format) {
-  return format != recipe::ExportFormat::hf && format != recipe::ExportFormat::hf_master;
+  using enum recipe::ExportFormat;
+  return format != hf && format != hf_master && format != peft;
 }
 
 // "200MB", "5GB": decimal units, as other tools read them.
@@ -67,7 +68,8 @@ void quantize_now(const Options& options, recipe::ExportFormat format, ModelBund
     refuse("--ptq {}: {} cannot hold it: {}: expected {}, got {}", options.ptq, options.format,
            found->key, found->expected, found->got);
   const QuantSetup setup = make_quant_setup(quantize, bundle.config);
-  for (const std::string& note : setup.notes) log::warn("{}", note);
+  for (const std::string& note : setup.fallbacks) log::warn("{}", note);
+  for (const std::string& note : setup.notes) log::info("{}", note);
   bundle.plan = setup.plan;
 }
 
@@ -87,6 +89,9 @@ std::string provenance(const Options& options, const ModelBundle& bundle) {
 }
 
 void check_grid(const Options& options, recipe::ExportFormat format, const ModelBundle& bundle) {
+  if (format == recipe::ExportFormat::peft && bundle.adapters.linears.empty())
+    refuse("{}: has no adapter; --format peft writes that of a run trained with one",
+           options.model);
   if (bundle.recipe) {
     const recipe::QuantizeOptions& quantize = bundle.recipe->quantize;
     if (stores_codes(format) && !quantize.weights.bits)
@@ -115,27 +120,30 @@ Exit run(const Options& options) {
   if (options.dtype == "bf16") settings.type = StoredType::bf16;
   if (options.dtype == "fp16") settings.type = StoredType::f16;
   Store store;
-  ModelBundle bundle = open_model(options.model, store);
+  Stream stream(options.threads);
+  ModelBundle bundle = open_model(options.model, store, cpu_kernels(), stream);
   fill_rope_table(bundle.config, store, "");
   if (!options.ptq.empty()) quantize_now(options, format, bundle);
   check_grid(options, format, bundle);
-  check_exportable(format, bundle.plan, bundle.config);
+  check_exportable(format, bundle.plan, bundle.config, bundle.tokenizer.get());
   if (format != recipe::ExportFormat::hf_master)
     for (const std::string& line : quantization_lines(bundle.plan)) log::info("{}", line);
   for (const std::string& warning : kernel_warnings(format, bundle.plan, bundle.config))
     log::warn("{}", warning);
-  Stream stream(options.threads);
   ExportInputs inputs{.config = bundle.config,
                       .config_json = bundle.config_json,
                       .source = bundle.source,
+                      .name = options.model,
                       .tokenizer = *bundle.tokenizer,
                       .plan = bundle.plan,
+                      .adapters = bundle.adapters,
                       .store = store,
                       .kernels = cpu_kernels(),
                       .stream = stream,
                       .provenance = provenance(options, bundle)};
   TokenizeOptions tokenize;
   tokenize.encoder = text_encoder(*bundle.tokenizer, bundle.config);
+  tokenize.read.format = DataFormat::text;
   std::vector<std::string> files;
   if (!options.text.empty()) {
     if (!fs::exists(options.text)) refuse("--text: {} does not exist", options.text);
@@ -145,7 +153,7 @@ Exit run(const Options& options) {
   }
   choose_text(files, tokenize, inputs);
   if (!options.text.empty() && inputs.text_name != options.text)
-    refuse("--text: {} cannot be read, or does not fill a window of 256 tokens", options.text);
+    refuse("--text: {} cannot be read, or does not fill a window of 128 tokens", options.text);
   const fs::path parent = fs::path(options.output).parent_path();
   std::error_code error;
   if (!parent.empty()) fs::create_directories(parent, error);

@@ -12,6 +12,7 @@ int main(int argc, char** argv) {
   std::string model, prompt, dtype = "fp32";
   SamplingOptions sampling;
   int threads = 0;
+  AdapterArguments adapter;
   app.add_option("model", model, "Hugging Face directory, .gguf file or run directory")->required();
   app.add_option("--prompt", prompt, "the text to continue")->required();
   app.add_option("--max-tokens", sampling.max_tokens, "tokens to add at most")
@@ -25,18 +26,15 @@ int main(int argc, char** argv) {
   app.add_option("--seed", sampling.seed, "of the sampling");
   app.add_option("--dtype", dtype, "of the computation")->check(CLI::IsMember({"fp32", "bf16"}));
   app.add_option("--threads", threads, "0: all");
+  add_options(app, adapter);
   return run_command(app, argc, argv, [&] {
     Store store;
-    const ModelBundle bundle = open_model(model, store);
+    Stream stream(threads);
+    const ModelBundle bundle = open_model(model, store, cpu_kernels(), stream, adapter);
     fill_rope_table(bundle.config, store, "");
     const std::vector<int32_t> ids = bundle.tokenizer->encode_with_special(prompt);
-    ForwardSpec spec;
-    spec.config = bundle.config;
-    spec.plan = bundle.plan;
-    spec.fuse = Switch::on;
-    spec.build.dtype = dtype == "fp32" ? DType::f32 : DType::bf16;
-    spec.build.weight_dtype = bundle.weight_dtype;
-    Stream stream(threads);
+    const ForwardSpec spec =
+        forward_spec(bundle, store, dtype == "fp32" ? DType::f32 : DType::bf16);
     const int64_t context =
         std::min(bundle.config.max_positions, int64_t(ids.size()) + sampling.max_tokens);
     Generator generator(spec, store, cpu_kernels(), stream, context);

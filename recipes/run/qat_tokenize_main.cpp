@@ -66,7 +66,9 @@ void print_ids(const Tokenizer& tokenizer, const Arguments& arguments) {
   };
   const bool records = arguments.file.ends_with(".jsonl") || arguments.file.ends_with(".ndjson");
   if (records) {
-    read_documents(arguments.file, {},
+    ReadOptions text;
+    text.format = DataFormat::text;
+    read_documents(arguments.file, text,
                    [&](Document&& document) { print(document.pieces.front().text); });
   } else {
     InputFile file(arguments.file);
@@ -77,8 +79,7 @@ void print_ids(const Tokenizer& tokenizer, const Arguments& arguments) {
 
 void write_file(const Tokenizer& tokenizer, const Arguments& arguments) {
   TokenizeOptions options;
-  if (!arguments.file.ends_with(".jsonl") && !arguments.file.ends_with(".ndjson"))
-    options.read.format = DataFormat::text;
+  options.read.format = DataFormat::text;
   options.encoder.encode = [&](std::string_view text) { return tokenizer.encode(text); };
   options.encoder.fingerprint = tokenizer.fingerprint();
   options.encoder.vocab_size = tokenizer.vocab_size();

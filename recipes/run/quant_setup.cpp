@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "engine/core/error.h"
+#include "engine/ptq/ggml_rounding.h"
 #include "models/decoder.h"
 
 namespace qat {
@@ -55,7 +56,8 @@ QuantSpec with_smaller_group(QuantSpec spec, int64_t width) {
 // What the preset does about rows that its groups do not divide.
 QuantSpec fallen_back(const QuantSpec& spec, recipe::WeightQuant::Fallback fallback,
                       int64_t width) {
-  if (fallback == recipe::WeightQuant::Fallback::int8_rows)
+  using Fallback = recipe::WeightQuant::Fallback;
+  if (fallback == Fallback::int8_rows || fallback == Fallback::unquantized)
     return QuantSpec{.scale_type = spec.scale_type};
   return with_smaller_group(spec, width);
 }
@@ -101,6 +103,58 @@ std::vector<std::string> chosen_linears(const recipe::QuantizeOptions& quantize,
   return chosen;
 }
 
+constexpr int64_t kBlock = 32;  // of Q8_0, Q4_0, Q4_1
+
+// A matrix that falls back to floating point keeps its input, too, as it is.
+bool falls_back_unquantized(const recipe::QuantizeOptions& quantize, int64_t width) {
+  using Fallback = recipe::WeightQuant::Fallback;
+  return quantize.weights.bits && quantize.weights.fallback == Fallback::unquantized &&
+         !quantize.weights.group_by_hand && width % kBlock != 0;
+}
+
+QuantSpec q8_0() {
+  QuantSpec spec;
+  spec.per = Per::group;
+  spec.group = int(kBlock);
+  spec.scale_type = ScaleType::f16;
+  return spec;
+}
+
+void plan_tables(const recipe::QuantizeOptions& quantize, const ModelConfig& config,
+                 QuantSetup& setup) {
+  if (!quantize.tables()) return;
+  if (config.tied_head && quantize.embeddings != quantize.head)
+    refuse(
+        "quantize.embeddings and quantize.head differ, but this model's head is tied to its "
+        "embeddings: they are one matrix; set both alike");
+  if (config.hidden % kBlock != 0) {
+    setup.fallbacks.push_back(fmt::format(
+        "embeddings and head: {} columns do not divide into blocks of {}; not quantized "
+        "(F16 in a GGUF file)",
+        config.hidden, kBlock));
+    return;
+  }
+  LinearQuant head;
+  if (quantize.activations.bits && quantize.activations.dynamic)
+    head.activation = quantize.activations.spec();
+  if (quantize.embeddings == recipe::TableGrid::q8_0)
+    setup.plan.linears[kEmbeddingPath] = {.weight = q8_0(), .activation = {}};
+  if (quantize.head == recipe::TableGrid::q8_0) {
+    if (!config.tied_head) head.weight = q8_0();
+    setup.plan.linears[kHeadPath] = head;
+  }
+  setup.notes.push_back(fmt::format(
+      "{}: Q8_0 (int8 in blocks of 32, f16 scales){}; quantize.embeddings and quantize.head "
+      "choose",
+      config.tied_head                                 ? "embeddings and tied head"
+      : quantize.embeddings == quantize.head           ? "embeddings and head"
+      : quantize.embeddings == recipe::TableGrid::q8_0 ? "embeddings"
+                                                       : "head",
+      head.activation && quantize.head == recipe::TableGrid::q8_0
+          ? ", the head's input quantized too"
+          : ""));
+}
+
 }  // namespace
 
 QuantSetup make_quant_setup(const recipe::QuantizeOptions& quantize, const ModelConfig& config) {
@@ -121,10 +175,17 @@ QuantSetup make_quant_setup(const recipe::QuantizeOptions& quantize, const Model
   FallbackNotes notes;
   for (const std::string& path : chosen) {
     LinearQuant linear;
+    const int64_t width = linear_shape(config, path).cols();
+    if (falls_back_unquantized(quantize, width)) {
+      setup.fallbacks.push_back(fmt::format(
+          "{}: {} columns do not divide into blocks of {}; not quantized (F16 in a GGUF "
+          "file)",
+          path, width, kBlock));
+      continue;
+    }
     if (quantize.weights.bits) {
       linear.weight = quantize.weights.spec();
       const QuantSpec wanted = *linear.weight;
-      const int64_t width = linear_shape(config, path).cols();
       const bool for_all =
           quantize.weights.fallback == recipe::WeightQuant::Fallback::smaller_group_for_all;
       const int64_t to_divide = for_all ? common_width : width;
@@ -141,12 +202,33 @@ QuantSetup make_quant_setup(const recipe::QuantizeOptions& quantize, const Model
     }
     if (quantize.activations.bits) {
       linear.activation = quantize.activations.spec();
+      if (linear.activation->per == Per::group && width % linear.activation->group != 0)
+        refuse(
+            "quantize.activations.group: {} does not divide the {} inputs of {}; choose a divisor "
+            "or exclude that matrix",
+            linear.activation->group, width, path);
       linear.static_activation = !quantize.activations.dynamic;
     }
-    setup.plan.linears[path] = linear;
+    if (linear.weight && quantize.weights.rounding == recipe::Rounding::ggml &&
+        !ggml_knows(*linear.weight))
+      refuse(
+          "quantize.weights.rounding: ggml has a rule for the grids of gguf_q8_0, gguf_q4_0 and "
+          "gguf_q4_1 alone; take one of these presets, or rounding: nearest");
+    if (linear.weight || linear.activation) setup.plan.linears[path] = linear;
   }
-  setup.notes = notes.lines();
+  for (std::string& line : notes.lines()) setup.fallbacks.push_back(std::move(line));
+  plan_tables(quantize, config, setup);
   return setup;
+}
+
+void round_masters_as_ggml(const QuantPlan& plan, Store& store) {
+  for (const auto& [path, quant] : plan.linears) {
+    if (!quant.weight) continue;
+    const View master = store.get(path + ".weight");
+    if (master.dtype != DType::f32)
+      refuse("quantize.weights.rounding: ggml needs train.optimizer.master: fp32");
+    ggml_snap(*quant.weight, master.as<float>(), master.count());
+  }
 }
 
 }  // namespace qat

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/quant/quant_plan.h"
+#include "engine/runtime/store.h"
 #include "models/config.h"
 #include "recipes/run/recipe/recipe.h"
 
@@ -12,7 +13,8 @@ namespace qat {
 
 struct QuantSetup {
   QuantPlan plan;
-  std::vector<std::string> notes;  ///< matrices that fall back, for the log
+  std::vector<std::string> fallbacks;  ///< matrices that a preset's blocks do not fit, for the log
+  std::vector<std::string> notes;      ///< what else the log should say
 };
 
 /// A pattern of quantize.include or .exclude names a linear by the end of its path ("q_proj",
@@ -20,7 +22,13 @@ struct QuantSetup {
 bool matches(const std::string& pattern, const std::string& path);
 
 /// Refuses patterns that match nothing, layers that do not exist, and a group written by hand that
-/// does not divide a matrix's rows. A preset's group that does not divide falls back to int8 rows.
+/// does not divide a matrix's rows. A preset's group that does not divide falls back as the preset
+/// says: to int8 rows, to smaller groups, or, as llama.cpp's own quantizer does, to unquantized
+/// (F16 in a GGUF file).
 QuantSetup make_quant_setup(const recipe::QuantizeOptions& quantize, const ModelConfig& config);
+
+/// Puts the masters of planned weights where ggml's own quantizer would (quantize.weights.rounding:
+/// ggml), so that their codes are llama.cpp's.
+void round_masters_as_ggml(const QuantPlan& plan, Store& store);
 
 }  // namespace qat

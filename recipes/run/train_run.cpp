@@ -2,11 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "engine/core/log.h"
 #include "engine/io/atomic_file.h"
+#include "engine/io/json.h"
 #include "engine/train/checkpoint_failures.h"
 #include "engine/train/metrics.h"
 #include "engine/train/progress.h"
@@ -14,16 +17,26 @@
 #include "engine/train/run_lock.h"
 #include "engine/train/signals.h"
 #include "engine/train/tensorboard.h"
+#include "engine/train/time_limit.h"
+#include "models/adapter.h"
 #include "models/evaluate.h"
+#include "models/export/export_model.h"
+#include "models/export/gguf.h"
+#include "models/export/peft.h"
 #include "models/families.h"
 #include "models/memory_plan.h"
 #include "models/prepare.h"
+#include "models/tokenizer/chat_template.h"
+#include "recipes/run/adapter_setup.h"
 #include "recipes/run/checkpointing.h"
 #include "recipes/run/exporting.h"
 #include "recipes/run/finish.h"
 #include "recipes/run/model_bundle.h"
 #include "recipes/run/quant_setup.h"
+#include "recipes/run/recipe/words.h"
+#include "recipes/run/run_source.h"
 #include "recipes/run/scratch_model.h"
+#include "recipes/run/tokenizer_files.h"
 #include "recipes/run/training_setup.h"
 
 namespace qat {
@@ -33,15 +46,32 @@ using nlohmann::json;
 
 namespace {
 
+constexpr size_t kChatTemplateBytes = size_t(16) << 20;
+
+// A dry run plans a model of which only the configuration is there.
+bool has_weights(const std::string& path) {
+  if (!fs::is_directory(path) || !fs::exists(path + "/config.json")) return true;
+  for (const char* name : {"/model.safetensors", "/model.safetensors.index.json"})
+    if (fs::exists(path + name)) return true;
+  return false;
+}
+
+ModelConfig config_alone(const std::string& directory) {
+  const std::string file = directory + "/config.json";
+  return config_from_huggingface(read_json_file(file), file);
+}
+
 class TrainRun {
  public:
   explicit TrainRun(const recipe::Recipe& recipe)
       : recipe_(recipe),
         stream_(int(recipe.threads)),
         kernels_(cpu_kernels()),
+        time_limit_(recipe.checkpoint.time_limit, std::getenv("SLURM_JOB_END_TIME")),
         directory_(recipe.out) {}
 
   void dry_run() {
+    dry_run_ = DryRun::yes;
     open_model_description();
     describe();
   }
@@ -72,10 +102,17 @@ class TrainRun {
   void save_model_description() const;
   void describe() const;
   void open_data();
+  TokenizeOptions tokenizing() const;
+  void show_first_answer() const;
   void load_weights();
+  void load_adapters(DType matrices);
+  std::string describe_adapters() const;
   void make_trainer();
   bool resume();
+  void check_sources(const json& state, const std::string& checkpoint) const;
   void before_training();
+  StepResult take_step();
+  bool out_of_time(double step_seconds);
   bool train_loop();
   Exit stopped();
   void finish();
@@ -90,24 +127,34 @@ class TrainRun {
   const recipe::Recipe& recipe_;
   Stream stream_;
   const KernelTable& kernels_;
+  TimeLimit time_limit_;
   Store store_;
   std::string run_id_;
   std::unique_ptr<RunLock> lock_;
   std::unique_ptr<ModelSource> source_;
+  std::unique_ptr<ModelSource> teacher_;        ///< until it is loaded
+  std::map<std::string, std::string> sources_;  ///< recipe key -> checkpoint of a run taken for it
   std::unique_ptr<Tokenizer> tokenizer_;
+  std::string chat_template_;  ///< of data.chat_template; empty: the tokenizer's own
   ModelConfig config_;
   std::optional<ModelConfig> teacher_config_;
   QuantSetup quant_;
+  AdapterPlan adapters_;
+  std::string base_;  ///< identity of what is frozen below adapters
   std::unique_ptr<QuantSchedule> quant_schedule_;
   std::unique_ptr<Schedule> schedule_;
   std::optional<Dataset> data_;
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<CheckpointWriter> checkpoints_;
   int64_t saved_step_ = -1;
+  DryRun dry_run_ = DryRun::no;
   RunDirectory directory_;
   std::unique_ptr<SaveFailures> failures_;
   std::vector<int64_t> sensitivity_order_;  ///< when the recipe asks for that order
-  int64_t resumed_bad_steps_ = 0;
+  TrainerState resumed_;                    ///< of the checkpoint this process goes on from
+  double save_seconds_ = 0;  ///< the longest save so far, or a guess before the first
+  bool save_measured_ = false;
+  std::string stop_reason_;
   json results_ = json::object();  ///< what was measured before training, kept in checkpoints
 };
 
@@ -126,6 +173,8 @@ void TrainRun::open_directory() {
   if (!recipe_.model.scratch()) inputs.push_back(recipe_.model.from.path);
   if (recipe_.distill.teacher.word == recipe::TeacherKind::path)
     inputs.push_back(recipe_.distill.teacher.path);
+  if (recipe_.adapter.from.word == recipe::AdapterStart::path)
+    inputs.push_back(recipe_.adapter.from.path);
   directory_.check(inputs);
   directory_.prepare();
   run_id_ = new_run_id();
@@ -137,29 +186,44 @@ void TrainRun::open_directory() {
 
 void TrainRun::open_model_description() {
   if (recipe_.model.scratch()) {
-    tokenizer_ = Tokenizer::open(recipe_.model.tokenizer);
+    tokenizer_ = Tokenizer::open(tokenizer_path(recipe_.model.tokenizer));
     config_ = scratch_config(recipe_.model, tokenizer_->vocab_size());
     config_.bos_id = tokenizer_->bos_id();
     if (tokenizer_->eos_id() >= 0) config_.eos_ids = {tokenizer_->eos_id()};
   } else {
-    if (fs::exists(model_directory(recipe_.model.from.path) + "/config.json"))
-      refuse(
-          "model: {} is a run directory; start from what it exported, {}/export/hf-master (add "
-          "hf-master to that run's `export`)",
-          recipe_.model.from.path, recipe_.model.from.path);
-    source_ = ModelSource::open(recipe_.model.from.path);
-    config_ = source_->config();
-    tokenizer_ = Tokenizer::open(recipe_.model.from.path);
+    if (dry_run_ == DryRun::yes && !has_weights(recipe_.model.from.path)) {
+      log::info("{}: no weights there; planned from its config.json", recipe_.model.from.path);
+      config_ = config_alone(recipe_.model.from.path);
+    } else {
+      OpenedSource source = open_source(recipe_.model.from.path, "model");
+      source_ = std::move(source.model);
+      config_ = source_->config();
+      if (!source.checkpoint.empty()) sources_["model"] = source.checkpoint;
+      tokenizer_ = Tokenizer::open(tokenizer_path(recipe_.model.from.path));
+    }
+  }
+  if (tokenizer_ && recipe_.data.chat_template.word == recipe::TemplateKind::path) {
+    chat_template_ = read_text_file(recipe_.data.chat_template.path, kChatTemplateBytes);
+    try {
+      ChatTemplate(*tokenizer_, chat_template_);
+    } catch (const Error& error) {
+      refuse("data.chat_template: {}: {}", recipe_.data.chat_template.path, error.what());
+    }
   }
   if (recipe_.distill.teacher.word == recipe::TeacherKind::self) teacher_config_ = config_;
-  if (recipe_.distill.teacher.word == recipe::TeacherKind::path)
-    teacher_config_ = ModelSource::open(recipe_.distill.teacher.path)->config();
+  if (recipe_.distill.teacher.word == recipe::TeacherKind::path) {
+    OpenedSource teacher = open_source(recipe_.distill.teacher.path, "distill.teacher");
+    teacher_ = std::move(teacher.model);
+    teacher_config_ = teacher_->config();
+    if (!teacher.checkpoint.empty()) sources_["distill.teacher"] = teacher.checkpoint;
+  }
   if (teacher_config_ && teacher_config_->vocab != config_.vocab)
     refuse("distill.teacher: it has {} tokens, the model {}; both need one tokenizer",
            teacher_config_->vocab, config_.vocab);
   quant_ = make_quant_setup(recipe_.quantize, config_);
+  adapters_ = make_adapter_plan(recipe_, config_);
   for (const recipe::ExportFormat format : recipe_.exports)
-    check_exportable(format, quant_.plan, config_);
+    check_exportable(format, quant_.plan, config_, tokenizer_.get());
   make_schedules();
 }
 
@@ -175,25 +239,32 @@ void TrainRun::save_model_description() const {
   fs::create_directories(model);
   write_file_atomically(directory_.recipe(), recipe::to_yaml(recipe_));
   write_file_atomically(model + "/config.json", config_json());
-  write_file_atomically(model + "/tokenizer.json", tokenizer_->to_json());
-  write_file_atomically(model + "/tokenizer_config.json", tokenizer_->config_json());
+  ExportFiles files;
+  files.texts = tokenizer_files(*tokenizer_, chat_template_);
+  if (source_ && fs::is_directory(source_->path())) files.source_directory = source_->path();
+  write_side_files(model, files);
 }
 
 void TrainRun::describe() const {
   for (const std::string& warning : recipe_.warnings) log::warn("{}", warning);
-  for (const std::string& note : quant_.notes) log::warn("{}", note);
+  for (const std::string& note : quant_.fallbacks) log::warn("{}", note);
   for (const recipe::ExportFormat format : recipe_.exports)
     for (const std::string& warning : kernel_warnings(format, quant_.plan, config_))
       log::warn("{}", warning);
   log::info("recipe {}  backend cpu ({}, {} threads)", recipe::recipe_hash(recipe_), cpu_isa(),
             stream_.threads());
-  log::info("model {}: {} layers, {:.1f}M parameters, {} of {} linears quantized ({})",
-            config_.architecture, config_.layers, double(config_.parameters()) / 1e6,
-            quant_.plan.linears.size(), decoder_linears(config_).size(), recipe_.quantize.preset);
+  log::info("model {}: {} layers, {:.1f}M parameters", config_.architecture, config_.layers,
+            double(config_.parameters()) / 1e6);
+  if (!quant_.plan.linears.empty())
+    log::info("quantized: {} of {} linears, {}", planned_linears(quant_.plan),
+              decoder_linears(config_).size(), recipe::scheme_text(recipe_.quantize));
+  for (const std::string& note : quant_.notes) log::info("{}", note);
+  if (!adapters_.empty()) log::info("adapter: {}", describe_adapters());
   if (recipe_.train.steps > 0) {
     log::info("schedule: {}", quant_schedule_->timeline(recipe_.train.steps));
     log::info("learning rate: {}", schedule_->describe());
-    const TrainingSpec spec = training_spec(recipe_, config_, teacher_config_, quant_.plan);
+    const TrainingSpec spec =
+        training_spec(recipe_, config_, teacher_config_, quant_.plan, adapters_, kernels_);
     for (const std::string& line :
          memory_report(plan_training_memory(spec, trainer_settings(recipe_, spec), kernels_)))
       log::info("{}", line);
@@ -202,28 +273,68 @@ void TrainRun::describe() const {
 
 void TrainRun::open_data() {
   if (recipe_.train.steps == 0 && !needs_calibration(quant_.plan, prepare_options(recipe_))) return;
-  data_ = Dataset::open(recipe_.data.train,
-                        tokenize_options(recipe_, text_encoder(*tokenizer_, config_)),
-                        dataset_options(recipe_, config_));
-  log::info("data: {} documents, {} tokens, {} sequences of {} an epoch",
-            data_->summary().documents, data_->summary().tokens, data_->sequences(),
-            recipe_.data.sequence);
+  data_ = Dataset::open(recipe_.data.train, tokenizing(), dataset_options(recipe_, config_));
+  const DatasetSummary& summary = data_->summary();
+  log::info("data: {} documents, {} tokens, {} sequences of {} an epoch", summary.documents,
+            summary.tokens, data_->sequences(), recipe_.data.sequence);
+  if (summary.empty_documents > 0)
+    log::warn("data: {} records hold nothing to train on and are left out",
+              summary.empty_documents);
+  if (summary.masked_documents == 0) return;
+  log::info("data: the loss counts on the answers of {} documents only", summary.masked_documents);
+  if (summary.truncated_documents > 0)
+    log::warn(
+        "data: {} of them are longer than data.sequence, {} tokens, and lose the end of their "
+        "answer; {} of those are left out, since nothing of their answer fits",
+        summary.truncated_documents, recipe_.data.sequence, summary.unanswered_documents);
+  show_first_answer();
+}
+
+TokenizeOptions TrainRun::tokenizing() const {
+  return tokenize_options(recipe_, text_encoder(*tokenizer_, config_), [this] {
+    return make_chat_renderer(
+        chat_template_.empty() ? std::make_shared<const ChatTemplate>(*tokenizer_)
+                               : std::make_shared<const ChatTemplate>(*tokenizer_, chat_template_));
+  });
+}
+
+// Which tokens count is easily got wrong by a field's name or a template: QAT_LOG=debug shows it.
+void TrainRun::show_first_answer() const {
+  for (const DataSource& source : data_->sources()) {
+    if (!source.tokens->info().has_mask) continue;
+    const size_t length = size_t(source.tokens->document_ends().front());
+    std::vector<int32_t> ids(length);
+    std::vector<uint8_t> counted(length);
+    source.tokens->read(0, ids);
+    source.tokens->read_mask(0, counted);
+    std::string text;
+    for (size_t begin = 0, end = 0; begin < length; begin = end) {
+      while (end < length && counted[end] == counted[begin]) ++end;
+      const std::string part =
+          tokenizer_->decode({ids.begin() + ptrdiff_t(begin), ids.begin() + ptrdiff_t(end)}, false);
+      text += counted[begin] ? "[[" + part + "]]" : part;
+    }
+    log::debug("{}: its first document, what counts between [[ and ]]:\n{}", source.path, text);
+    return;
+  }
 }
 
 void TrainRun::load_weights() {
   const DType masters = master_dtype(recipe_);
   fill_rope_table(config_, store_, "");
   if (teacher_config_) fill_rope_table(*teacher_config_, store_, kTeacherPrefix);
-  if (source_)
+  if (!adapters_.empty())
+    load_adapters(masters);
+  else if (source_)
     load_parameters(*source_, store_, "", masters, Category::masters);
   else
     initialize_parameters(config_, store_, float(recipe_.model.initializer_range), recipe_.seed,
                           masters);
   if (recipe_.distill.teacher.word == recipe::TeacherKind::self)
     load_parameters(*source_, store_, kTeacherPrefix, recipe_.dtype, Category::teacher);
-  if (recipe_.distill.teacher.word == recipe::TeacherKind::path)
-    load_parameters(*ModelSource::open(recipe_.distill.teacher.path), store_, kTeacherPrefix,
-                    recipe_.dtype, Category::teacher);
+  if (teacher_)
+    load_parameters(*teacher_, store_, kTeacherPrefix, recipe_.dtype, Category::teacher);
+  teacher_.reset();
   CheckpointOptions options;
   options.run_id = run_id_;
   options.keep = int(recipe_.checkpoint.keep);
@@ -233,18 +344,43 @@ void TrainRun::load_weights() {
                                              int(recipe_.checkpoint.max_failed_saves));
 }
 
+// The base from the source; the adapters as they start, which a checkpoint may replace.
+void TrainRun::load_adapters(DType matrices) {
+  load_base(*source_, adapters_, matrices, store_, kernels_, stream_);
+  base_ = base_identity(store_);
+  if (recipe_.adapter.from.word == recipe::AdapterStart::path)
+    load_peft(recipe_.adapter.from.path, adapters_, config_, store_, kernels_, stream_);
+  else
+    initialize_adapters(adapters_, config_, recipe_.seed, store_, kernels_, stream_);
+}
+
+std::string TrainRun::describe_adapters() const {
+  int64_t trained = 0;
+  for (const SourceTensor& tensor : adapter_tensors(adapters_, config_))
+    trained += tensor.shape.count();
+  return fmt::format("{}, {:.2f}M parameters trained",
+                     qat::describe(adapters_, recipe_.adapter.base), double(trained) / 1e6);
+}
+
 void TrainRun::make_trainer() {
   if (recipe_.train.steps == 0) return;
-  const TrainingSpec spec = training_spec(recipe_, config_, teacher_config_, quant_.plan);
+  const TrainingSpec spec =
+      training_spec(recipe_, config_, teacher_config_, quant_.plan, adapters_, kernels_);
   trainer_ = std::make_unique<Trainer>(
       trainer_settings(recipe_, spec), store_, kernels_, stream_, spec.trained,
       [this](int64_t rows) { return data_->next(rows); },
       [spec](const EnabledLayers& layers) { return build_training_graph(spec, layers); },
       [this](int64_t step) { return layers_at(*quant_schedule_, step); },
       [this](int64_t step) { return schedule_->at(step); });
-  trainer_->resume_at(std::max<int64_t>(saved_step_, 0), resumed_bad_steps_);
-  require_disk(directory_.checkpoints(), checkpoint_bytes(checkpoint_tensors(store_)),
-               int(recipe_.checkpoint.keep));
+  resumed_.finished_steps = std::max<int64_t>(saved_step_, 0);
+  trainer_->resume_at(resumed_);
+  const uint64_t bytes = checkpoint_bytes(checkpoint_tensors(store_));
+  require_disk(directory_.checkpoints(), bytes, int(recipe_.checkpoint.keep));
+  constexpr double kSlowDisk = 100e6;  // bytes a second, until a save was measured
+  save_seconds_ = double(bytes) / kSlowDisk;
+  if (time_limit_.given())
+    log::info("time limit: {} left; a save is taken to need {:.1f} s until one is measured",
+              duration_text(time_limit_.seconds_left()), save_seconds_);
 }
 
 bool TrainRun::resume() {
@@ -263,9 +399,11 @@ bool TrainRun::resume() {
       found = Checkpoint::load(recipe_.resume.path);
       break;
   }
+  if (found) check_sources(found->state(), found->path());
   set_aside_newer_checkpoints(directory, found ? found->step() : -1, run_id_);
   if (!found) return false;
-  restore_everything(*found, config_, store_);
+  if (!adapters_.empty()) check_base(*found, base_, source_->path());
+  restore_everything(*found, trained_tensors(adapters_, config_), store_);
   const json& state = found->state();
   results_ = state.at("results");
   if (data_ && state.contains("data")) {
@@ -275,7 +413,9 @@ bool TrainRun::resume() {
           "start over with --resume never",
           found->path());
     data_->seek({state.at("data").at("epoch"), state.at("data").at("index")});
-    resumed_bad_steps_ = state.at("bad_steps");
+    resumed_.bad_steps = state.at("bad_steps");
+    resumed_.skipped_steps = state.value("skipped_steps", int64_t{0});
+    resumed_.recent_losses = state.value("recent_losses", std::vector<double>());
   }
   if (state.contains("sensitivity_order")) {
     sensitivity_order_ = state.at("sensitivity_order").get<std::vector<int64_t>>();
@@ -286,15 +426,34 @@ bool TrainRun::resume() {
   return true;
 }
 
+// A teacher that is read again has to be what it was; the run it came from may have gone on.
+void TrainRun::check_sources(const json& state, const std::string& checkpoint) const {
+  const json then = state.value("sources", json::object());
+  for (const auto& [key, now] : sources_) {
+    if (key == "model" && recipe_.distill.teacher.word != recipe::TeacherKind::self) continue;
+    const std::string before = then.value(key, "");
+    if (before != now)
+      refuse(
+          "{}: it learned from {}, and the newest checkpoint of that run is now {}; a run that "
+          "goes on is no teacher to resume with: export its weights (hf-master) and start over "
+          "with those as {}",
+          checkpoint, before.empty() ? "another model" : before, now, key);
+  }
+}
+
 json TrainRun::evaluate(const char* label, const QuantPlan& plan) {
   json result = json::object();
   for (const std::string& path : recipe_.data.eval) {
+    TokenizeOptions tokenize = tokenizing();
+    // data.format is that of the training files.
+    if (tokenize.read.format != DataFormat::text) tokenize.read.format = DataFormat::automatic;
     const auto windows = EvalWindows::open(
-        path, tokenize_options(recipe_, text_encoder(*tokenizer_, config_)),
+        path, tokenize,
         {.window = recipe_.evaluate.context, .max_windows = recipe_.evaluate.max_windows});
     ForwardSpec spec;
     spec.config = config_;
     spec.plan = plan;
+    spec.adapters = adapters_;
     spec.fuse = Switch::on;
     spec.build.dtype = recipe_.evaluate.dtype;
     spec.build.weight_dtype = master_dtype(recipe_);
@@ -306,7 +465,11 @@ json TrainRun::evaluate(const char* label, const QuantPlan& plan) {
 }
 
 void TrainRun::before_training() {
-  results_["source"] = evaluate("source", {});
+  const bool packed = !adapters_.packed.empty();
+  const std::string source =
+      packed ? fmt::format("{} base", recipe::word_of(recipe_.adapter.base)) : "source";
+  results_["source"] = evaluate(source.c_str(), {});
+  if (packed) results_["source_label"] = source;
   if (quant_.plan.linears.empty()) return;
   const PrepareOptions options = prepare_options(recipe_);
   const bool wanted = needs_calibration(quant_.plan, options);
@@ -316,22 +479,29 @@ void TrainRun::before_training() {
     batches = calibration_batches([&](int64_t rows) { return samples.next(rows); },
                                   recipe_.quantize.calibrate.samples, 4);
   }
-  const MeasuredModel model{config_, store_,        kernels_,
-                            stream_, recipe_.dtype, master_dtype(recipe_)};
+  const MeasuredModel model{
+      config_, store_, kernels_, stream_, recipe_.dtype, master_dtype(recipe_), &adapters_};
   const PreparedModel prepared = prepare_for_quantization(model, quant_.plan, batches, options);
   if (!prepared.order.empty()) {
     sensitivity_order_ = prepared.order;
     make_schedules();
     log::info("schedule: {}", quant_schedule_->timeline(recipe_.train.steps));
   }
+  if (recipe_.quantize.weights.rounding == recipe::Rounding::ggml)
+    round_masters_as_ggml(quant_.plan, store_);
   results_["ptq"] = evaluate("PTQ", quant_.plan);
 }
 
 json TrainRun::state() const {
   json state = {{"results", results_}, {"recipe_hash", recipe::recipe_hash(recipe_)}};
+  if (!sources_.empty()) state["sources"] = sources_;
   if (!sensitivity_order_.empty()) state["sensitivity_order"] = sensitivity_order_;
+  if (!base_.empty()) state["base"] = base_;
   if (trainer_) {
-    state["bad_steps"] = trainer_->bad_steps();
+    const TrainerState trainer = trainer_->state();
+    state["bad_steps"] = trainer.bad_steps;
+    state["skipped_steps"] = trainer.skipped_steps;
+    state["recent_losses"] = trainer.recent_losses;
     state["data"] = {{"epoch", data_->position().epoch},
                      {"index", data_->position().index},
                      {"identity", std::to_string(data_->identity())}};
@@ -344,7 +514,11 @@ void TrainRun::save(Importance importance) {
   if (step == saved_step_) return;
   const std::vector<CheckpointTensor> tensors = checkpoint_tensors(store_);
   const SaveResult result = checkpoints_->save(step, state(), tensors);
-  if (result.committed()) saved_step_ = step;
+  if (result.committed()) {
+    save_seconds_ = save_measured_ ? std::max(save_seconds_, result.seconds) : result.seconds;
+    save_measured_ = true;
+    saved_step_ = step;
+  }
   if (importance == Importance::last)
     failures_->require(result);
   else
@@ -352,11 +526,33 @@ void TrainRun::save(Importance importance) {
 }
 
 Exit TrainRun::stopped() {
-  log::info("stopped by {}; run the same command again to continue", signal_name(stop_signal()));
+  log::info("stopped by {}; run the same command again to continue",
+            stop_reason_.empty() ? signal_name(stop_signal()) : stop_reason_);
   return Exit::stopped_early;
 }
 
-// True when all steps are done; false when a signal asked to stop (the checkpoint is committed).
+StepResult TrainRun::take_step() {
+  try {
+    return trainer_->step();
+  } catch (const Error& error) {
+    if (error.code() != Exit::diverged) throw;
+    throw Error(error.code(), fmt::format("{}; the last finite checkpoint is {}", error.what(),
+                                          failures_->last_whole()));
+  }
+}
+
+// A step that could not be saved any more is not begun.
+bool TrainRun::out_of_time(double step_seconds) {
+  if (!time_limit_.given() || time_limit_.leaves_room_for(step_seconds, save_seconds_))
+    return false;
+  stop_reason_ = fmt::format(
+      "the time limit ({:.1f} s left, of which a step takes {:.1f} s and a save {:.1f} s)",
+      std::max(0.0, time_limit_.seconds_left()), step_seconds, save_seconds_);
+  return true;
+}
+
+// True when all steps are done; false when a signal or the time limit asked to stop (the checkpoint
+// is committed).
 bool TrainRun::train_loop() {
   const int64_t steps = recipe_.train.steps;
   MetricsFile metrics(directory_.metrics(), trainer_->finished_steps());
@@ -367,8 +563,16 @@ bool TrainRun::train_loop() {
   ProgressLine line(stderr, recipe_.train.log_every);
   const double peak = measured_peak(recipe_.dtype, kernels_, stream_);
   const double flops = flops_per_token(config_, teacher_config_, recipe_.data.sequence);
+  double longest = 0;  // of the steps of this process; those that compile are longer
   while (trainer_->finished_steps() < steps) {
-    const StepResult s = trainer_->step();
+    if (out_of_time(longest)) {
+      line.clear();
+      save(Importance::last);
+      metrics.sync();
+      return false;
+    }
+    const StepResult s = take_step();
+    longest = std::max(longest, s.seconds);
     const double tokens_per_s = double(recipe_.train.batch * recipe_.data.sequence) / s.seconds;
     metrics.write(MetricsRecord(s.step)
                       .add("loss", s.loss)
@@ -379,7 +583,8 @@ bool TrainRun::train_loop() {
                       .add("tokens", s.tokens)
                       .add("tokens_per_s", tokens_per_s)
                       .add("enabled_layers", s.enabled_layers)
-                      .add("skipped", int(s.skipped)));
+                      .add("skipped", int(s.skipped))
+                      .add("spike", s.spike.value_or(0.0)));
     const EventFile::Scalar scalars[] = {{"loss", float(s.loss)},
                                          {"cross_entropy", float(s.cross_entropy)},
                                          {"kl", float(s.kl)},
@@ -401,7 +606,10 @@ bool TrainRun::train_loop() {
     progress.step_seconds = s.seconds;
     line.update(progress);
     const bool stop = stop_signal() != 0;
-    if (stop || (recipe_.checkpoint.every > 0 && s.step % recipe_.checkpoint.every == 0)) {
+    // In a row of non-finite steps nothing is learned: the checkpoints from before it stay.
+    const bool due = recipe_.checkpoint.every > 0 && s.step % recipe_.checkpoint.every == 0 &&
+                     trainer_->state().bad_steps == 0;
+    if (stop || due) {
       line.clear();
       save(stop ? Importance::last : Importance::interval);
       metrics.sync();
@@ -413,18 +621,25 @@ bool TrainRun::train_loop() {
 
 void TrainRun::finish() {
   save(Importance::last);
+  const int64_t skipped = trainer_ ? trainer_->state().skipped_steps : 0;
+  if (skipped > 0) log::warn("{} of {} steps were skipped", skipped, recipe_.train.steps);
   if (!quant_.plan.linears.empty() && recipe_.train.steps > 0)
     results_["qat"] = evaluate("QAT", quant_.plan);
+  if (quant_.plan.linears.empty() && !adapters_.empty())
+    results_["trained"] = evaluate("with adapter", {});
   FinishInputs inputs{.recipe = recipe_,
                       .config = config_,
                       .config_json = config_json(),
                       .source = source_ ? source_->path() : "",
                       .tokenizer = *tokenizer_,
+                      .chat_template = chat_template_,
                       .plan = quant_.plan,
+                      .adapters = adapters_,
                       .store = store_,
                       .kernels = kernels_,
                       .stream = stream_,
-                      .results = results_};
+                      .results = results_,
+                      .skipped_steps = skipped};
   finish_run(inputs);
 }
 

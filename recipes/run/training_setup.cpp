@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "engine/core/error.h"
+#include "models/adapter.h"
 
 namespace qat {
 
@@ -59,16 +60,24 @@ Schedule learning_rate_schedule(const recipe::Recipe& recipe, const QuantSchedul
   return Schedule(options);
 }
 
+std::vector<SourceTensor> trained_tensors(const AdapterPlan& adapters, const ModelConfig& config) {
+  return adapters.linears.empty() ? expected_tensors(config) : adapter_tensors(adapters, config);
+}
+
 DType master_dtype(const recipe::Recipe& recipe) {
+  if (recipe.adapter.any())
+    return recipe.adapter.base == recipe::BaseChoice::none ? DType::f32 : DType::bf16;
   return recipe.train.optimizer.master == recipe::MasterWeights::fp32 ? DType::f32 : DType::bf16;
 }
 
 TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& config,
-                           const std::optional<ModelConfig>& teacher, const QuantPlan& plan) {
+                           const std::optional<ModelConfig>& teacher, const QuantPlan& plan,
+                           const AdapterPlan& adapters, const KernelTable& kernels) {
   TrainingSpec spec;
   spec.config = config;
   spec.teacher = teacher;
   spec.plan = plan;
+  spec.adapters = adapters;
   spec.build.batch = recipe.train.micro_batch > 0 ? recipe.train.micro_batch : recipe.train.batch;
   spec.build.sequence = recipe.data.sequence;
   spec.build.dtype = recipe.dtype;
@@ -77,7 +86,8 @@ TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& conf
   spec.loss = {.cross_entropy = float(recipe.distill.cross_entropy),
                .kl = float(teacher ? recipe.distill.kl : 0.0),
                .temperature = float(recipe.distill.temperature)};
-  for (const SourceTensor& tensor : expected_tensors(config)) spec.trained.push_back(tensor.name);
+  for (const SourceTensor& tensor : trained_tensors(adapters, config))
+    spec.trained.push_back(tensor.name);
   switch (recipe.train.recompute) {
     case recipe::RecomputePolicy::off:
       spec.recompute = Recompute::off;
@@ -90,6 +100,7 @@ TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& conf
       break;
   }
   spec.fuse = recipe.train.fuse ? Switch::on : Switch::off;
+  spec.groups = group_scales_of(kernels);
   if (spec.build.sequence > config.max_positions)
     refuse("data.sequence: {} is longer than the model's max_position_embeddings, {}",
            spec.build.sequence, config.max_positions);
@@ -105,6 +116,9 @@ TrainerSettings trainer_settings(const recipe::Recipe& recipe, const TrainingSpe
   settings.kl = spec.loss.kl;
   settings.clip_grad_norm = recipe.train.clip_grad_norm;
   settings.max_bad_steps = recipe.train.max_bad_steps;
+  settings.spike_z = recipe.train.spike_z;
+  settings.on_spike =
+      recipe.train.on_spike == recipe::OnSpike::skip ? OnSpike::skip : OnSpike::train;
   const recipe::OptimizerOptions& o = recipe.train.optimizer;
   settings.optimizer = {.beta1 = float(o.beta1),
                         .beta2 = float(o.beta2),
@@ -115,9 +129,11 @@ TrainerSettings trainer_settings(const recipe::Recipe& recipe, const TrainingSpe
   return settings;
 }
 
-TokenizeOptions tokenize_options(const recipe::Recipe& recipe, const TextEncoder& encoder) {
+TokenizeOptions tokenize_options(const recipe::Recipe& recipe, const TextEncoder& encoder,
+                                 std::function<ChatRenderer()> renderer) {
   TokenizeOptions options;
   options.encoder = encoder;
+  options.read.renderer = std::move(renderer);
   switch (recipe.data.format) {
     case recipe::DataFormat::by_extension:
       options.read.format = DataFormat::automatic;
@@ -136,6 +152,7 @@ TokenizeOptions tokenize_options(const recipe::Recipe& recipe, const TextEncoder
   options.read.fields.prompt = recipe.data.prompt_field;
   options.read.fields.completion = recipe.data.completion_field;
   options.read.fields.messages = recipe.data.messages_field;
+  options.read.fields.separator = recipe.data.separator;
   switch (recipe.data.cache.word) {
     case recipe::CacheKind::run:
       options.cache_directory = recipe.out + "/cache";
@@ -173,6 +190,20 @@ PrepareOptions prepare_options(const recipe::Recipe& recipe) {
       break;
   }
   options.smooth.alpha = float(recipe.quantize.smooth.alpha.value);
+  options.smooth.folds.clear();
+  for (const recipe::SmoothFold fold : recipe.quantize.smooth.fold) {
+    switch (fold) {
+      case recipe::SmoothFold::norm:
+        options.smooth.folds.push_back(SmoothFold::norm);
+        break;
+      case recipe::SmoothFold::up_proj:
+        options.smooth.folds.push_back(SmoothFold::up_proj);
+        break;
+      case recipe::SmoothFold::v_proj:
+        options.smooth.folds.push_back(SmoothFold::v_proj);
+        break;
+    }
+  }
   switch (recipe.quantize.calibrate.range) {
     case recipe::CalibrationRange::min_max:
       options.range.rule = RangeRule::min_max;

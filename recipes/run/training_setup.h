@@ -19,11 +19,15 @@ QuantSchedule quant_schedule(const recipe::Recipe& recipe, const ModelConfig& co
 PrepareOptions prepare_options(const recipe::Recipe& recipe);
 Schedule learning_rate_schedule(const recipe::Recipe& recipe, const QuantSchedule& quant);
 TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& config,
-                           const std::optional<ModelConfig>& teacher, const QuantPlan& plan);
+                           const std::optional<ModelConfig>& teacher, const QuantPlan& plan,
+                           const AdapterPlan& adapters, const KernelTable& kernels);
+/// What the optimizer updates, and a checkpoint holds of the model.
+std::vector<SourceTensor> trained_tensors(const AdapterPlan& adapters, const ModelConfig& config);
 TrainerSettings trainer_settings(const recipe::Recipe& recipe, const TrainingSpec& spec);
-TokenizeOptions tokenize_options(const recipe::Recipe& recipe, const TextEncoder& encoder);
+TokenizeOptions tokenize_options(const recipe::Recipe& recipe, const TextEncoder& encoder,
+                                 std::function<ChatRenderer()> renderer);
 DatasetOptions dataset_options(const recipe::Recipe& recipe, const ModelConfig& config);
-/// Type of the master weights in the Store.
+/// Type of the matrices in the Store: of the masters, or of what an adapter's base does not pack.
 DType master_dtype(const recipe::Recipe& recipe);
 EnabledLayers layers_at(const QuantSchedule& schedule, int64_t step);
 

@@ -86,9 +86,11 @@ TEST(Dataset, MaskedDocumentsStayWholeAndShareRows) {
                                   record("k", "l") + record("mnopqrstu", "vw"));
   Dataset data = Dataset::open({path}, in_memory(DataFormat::prompt_completion),
                                {.sequence = 8, .order = Order::as_stored, .pad_id = 9});
-  EXPECT_EQ(data.sequences(), 3u);
+  EXPECT_EQ(data.sequences(), 2u);
+  EXPECT_EQ(data.summary().masked_documents, 5u);
   EXPECT_EQ(data.summary().truncated_documents, 1u);
-  EXPECT_EQ(data.summary().truncated_tokens, 4u);
+  EXPECT_EQ(data.summary().unanswered_documents, 1u);
+  EXPECT_EQ(data.summary().truncated_tokens, 12u);
   EXPECT_EQ(data.summary().padding, 0u);
   const Batch batch = data.next(2);
   EXPECT_EQ(row_of(batch.ids, batch, 0), (Ids{'a', 'b', 'c', 'd', 'e', toy::kEos, 'j', toy::kEos}));
@@ -98,8 +100,53 @@ TEST(Dataset, MaskedDocumentsStayWholeAndShareRows) {
   EXPECT_EQ(row_of(batch.targets, batch, 1),
             (Ids{-1, 'h', 'i', toy::kEos, -1, 'l', toy::kEos, -1}));
   EXPECT_EQ(batch.valid_targets, 4 + 5);
-  data.next(2);
-  EXPECT_EQ(data.skipped_samples(), 1u);
+}
+
+TEST(Dataset, AnswersThatDoNotFitAreCounted) {
+  const Folder folder;
+  // In rows of 4: "abc" + "d$" loses its eos as an input only, "abcd" + "e$" is left one target,
+  // "abcde" + "f$" none.
+  const auto record = [](const std::string& prompt, const std::string& completion) {
+    return "{\"prompt\":\"" + prompt + "\",\"completion\":\"" + completion + "\"}\n";
+  };
+  const std::string path = folder.write(
+      "a.jsonl", record("abc", "d") + record("abcd", "e") + record("abcde", "f"));
+  Dataset data = Dataset::open({path}, in_memory(),
+                               {.sequence = 4, .order = Order::as_stored, .pad_id = 9});
+  EXPECT_EQ(data.sequences(), 2u);
+  EXPECT_EQ(data.summary().truncated_documents, 3u);
+  EXPECT_EQ(data.summary().unanswered_documents, 1u);
+  EXPECT_EQ(data.next(2).targets, (Ids{-1, -1, 'd', toy::kEos, -1, -1, -1, 'e'}));
+  const std::string longer = folder.write("b.jsonl", record("abcde", "f"));
+  EXPECT_NE(refusal([&] { Dataset::open({longer}, in_memory(), {.sequence = 4}); })
+                .find("data.sequence"),
+            std::string::npos);
+}
+
+TEST(Dataset, FilesOfEveryFormatInOneRun) {
+  const Folder folder;
+  const std::vector<std::string> paths = {
+      folder.write("a.txt", "abc"),
+      folder.write("b.jsonl", R"({"prompt": "de", "completion": "f"})"),
+      folder.write("c.jsonl", R"({"messages": [{"role": "user", "content": "g"},)"
+                              R"({"role": "assistant", "content": "hi"}]})"),
+      folder.write("d.jsonl", R"({"text": "jk"})")};
+  TokenizeOptions options = in_memory();
+  options.read.renderer = [] { return toy::renderer(); };
+  Dataset data = Dataset::open(
+      paths, options,
+      {.sequence = 24, .packing = Packing::off, .order = Order::as_stored, .pad_id = 9});
+  const Batch batch = data.next(4);
+  const auto counted = [&](int64_t row) {
+    Ids ids = row_of(batch.targets, batch, row);
+    std::erase(ids, -1);
+    return ids;
+  };
+  EXPECT_EQ(counted(0), (Ids{'b', 'c', toy::kEos}));
+  EXPECT_EQ(counted(1), (Ids{'f', toy::kEos}));
+  EXPECT_EQ(counted(2), (Ids{'h', 'i'})) << "the template alone ends a conversation";
+  EXPECT_EQ(counted(3), (Ids{'k', toy::kEos}));
+  EXPECT_EQ(batch.valid_targets, 3 + 2 + 2 + 2);
 }
 
 TEST(Dataset, WhereNothingCountsItSaysSo) {

@@ -74,15 +74,7 @@ TEST(Readers, PromptAndCompletionUnderOtherNames) {
 TEST(Readers, MessagesGoThroughTheRenderer) {
   const Folder folder;
   ReadOptions options = as(DataFormat::messages);
-  options.renderer.render = [](const std::vector<ChatMessage>& messages) {
-    std::vector<TextPiece> pieces;
-    for (const ChatMessage& message : messages) {
-      pieces.push_back({"<" + message.role + ">", Loss::ignored});
-      pieces.push_back(
-          {message.content, message.role == "assistant" ? Loss::counted : Loss::ignored});
-    }
-    return pieces;
-  };
+  options.renderer = [] { return toy::renderer(); };
   const std::string path = folder.write(
       "a.jsonl",
       R"({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]})");
@@ -90,8 +82,30 @@ TEST(Readers, MessagesGoThroughTheRenderer) {
   ASSERT_EQ(documents[0].pieces.size(), 4u);
   EXPECT_EQ(documents[0].pieces[3].text, "yo");
   EXPECT_EQ(documents[0].pieces[3].loss, Loss::counted);
-  options.renderer.render = nullptr;
+  options.renderer = nullptr;
   EXPECT_NE(refusal([&] { read(path, options); }).find("chat template"), std::string::npos);
+}
+
+TEST(Readers, TheFieldsOfTheFirstRecordSayWhatItIs) {
+  const Folder folder;
+  ReadOptions options;
+  const auto format = [&](const std::string& text) {
+    return format_of(folder.write("a.jsonl", "\n" + text + "\n{broken"), options);
+  };
+  EXPECT_EQ(format(R"({"id": 1, "text": "a", "prompt": "b"})"), DataFormat::text);
+  EXPECT_EQ(format(R"({"prompt": "a", "completion": "b"})"), DataFormat::prompt_completion);
+  EXPECT_EQ(format(R"({"prompt": "a", "messages": []})"), DataFormat::messages);
+  EXPECT_EQ(format_of(folder.write("a.txt", R"({"messages": 1})"), {}), DataFormat::text);
+  options.fields.prompt = "question";
+  options.fields.completion = "answer";
+  EXPECT_EQ(format(R"({"question": "a", "answer": "b", "prompt": 1})"),
+            DataFormat::prompt_completion);
+  const std::string neither = refusal([&] { format(R"({"questions": "a", "answer": "b"})"); });
+  for (const char* part : {"a.jsonl:2: ", "\"question\"", "questions, answer", "data.prompt_field"})
+    EXPECT_NE(neither.find(part), std::string::npos) << neither;
+  const std::string both = refusal([&] { format(R"({"text": "a", "messages": []})"); });
+  EXPECT_NE(both.find("messages as well as text"), std::string::npos) << both;
+  EXPECT_NE(both.find("data.format"), std::string::npos) << both;
 }
 
 TEST(Readers, BadRecordsAreRefusedByLine) {
@@ -121,7 +135,9 @@ TEST(Readers, BadRecordsAreRefusedByLine) {
   };
   for (const Case& c : cases) {
     const std::string path = folder.write("bad.jsonl", "\n" + c.line + "\n");
-    const std::string message = refusal([&] { read(path, as(c.format)); });
+    ReadOptions options = as(c.format);
+    options.renderer = [] { return toy::renderer(); };
+    const std::string message = refusal([&] { read(path, options); });
     EXPECT_NE(message.find("bad.jsonl:2: "), std::string::npos) << message;
     EXPECT_NE(message.find(c.cause), std::string::npos) << message;
     EXPECT_LT(message.size(), 600u);
@@ -183,6 +199,9 @@ TEST(Readers, EvaluationTextJoinsRecordsByABlankLine) {
       folder.write("a.jsonl", "{\"text\":\"a\"}\n{\"text\":\"\"}\n{\"text\":\"b\"}\n");
   EXPECT_EQ(read_joined_text(path, {}, content), "a\n\n\n\nb");
   EXPECT_EQ(content, hash_file(path));
+  const std::string pairs = folder.write("b.jsonl", "{\"prompt\":\"1+1=\",\"completion\":\"2\"}\n"
+                                                    "{\"prompt\":\"2+2=\",\"completion\":\"4\"}\n");
+  EXPECT_EQ(read_joined_text(pairs, {}, content), "1+1=2\n\n2+2=4");
 }
 
 }  // namespace

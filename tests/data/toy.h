@@ -41,6 +41,20 @@ inline TextEncoder encoder() {
   return made;
 }
 
+/// "<role>content" for each message; the assistant's content counts.
+inline ChatRenderer renderer() {
+  const auto render = [](const std::vector<ChatMessage>& messages) {
+    std::vector<TextPiece> pieces;
+    for (const ChatMessage& message : messages) {
+      pieces.push_back({"<" + message.role + ">", Loss::ignored});
+      pieces.push_back(
+          {message.content, message.role == "assistant" ? Loss::counted : Loss::ignored});
+    }
+    return pieces;
+  };
+  return {render, 0x5678};
+}
+
 /// A folder of its own for a test, removed with it.
 class Folder {
  public:

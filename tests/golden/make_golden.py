@@ -19,6 +19,7 @@ import bitsandbytes
 import torch
 import torch.nn.functional as functional
 import torchao.optim
+from adapter_golden import write_adapters, write_packed
 from bitsandbytes.functional import create_dynamic_map
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
@@ -171,7 +172,7 @@ def train(student, teacher, tokens, precision) -> dict:
     """Five steps of AdamW (decay after the update, as bitsandbytes' CUDA kernel does it)."""
     student = student.to(precision)
     teacher = teacher.to(precision).eval() if teacher is not None else None
-    parameters = dict(student.named_parameters())
+    parameters = {n: p for n, p in student.named_parameters() if p.requires_grad}
     moments = {n: (torch.zeros_like(p), torch.zeros_like(p)) for n, p in parameters.items()}
     o = OPTIMIZER
     losses, norms, first_gradients = [], [], {}
@@ -369,6 +370,8 @@ def main() -> None:
     write_models(out)
     write_training(out)
     write_adam8bit(out)
+    write_adapters(out, train)
+    write_packed(out)
 
 
 if __name__ == "__main__":

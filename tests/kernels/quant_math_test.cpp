@@ -132,6 +132,22 @@ TEST(StoredScaleTest, IsExactInItsTypeNearestAndSafeToDivideBy) {
   }
 }
 
+TEST(StoredMinimumTest, IsNearestMayBeZeroAndIsNeverInfinite) {
+  EXPECT_EQ(bits_of(stored_minimum(-0.0f, ScaleType::f16)), 0u);
+  EXPECT_EQ(bits_of(stored_minimum(-1e-12f, ScaleType::f16)), 0u);
+  EXPECT_EQ(stored_minimum(0x1p-24f, ScaleType::f16), 0x1p-24f);
+  EXPECT_EQ(stored_minimum(-1e30f, ScaleType::f16), -65504.0f);
+  EXPECT_EQ(stored_minimum(1e30f, ScaleType::portable), 65280.0f);
+  EXPECT_EQ(stored_minimum(-0.1f, ScaleType::f32), -0.1f);
+  std::mt19937 generator(9);
+  std::uniform_real_distribution<float> uniform(-2.0f, 2.0f);
+  for (int i = 0; i < 10000; ++i) {
+    const float value = uniform(generator);
+    ASSERT_EQ(stored_minimum(value, ScaleType::f16), to_float(to_float16(value)));
+    ASSERT_EQ(stored_minimum(value, ScaleType::bf16), to_float(to_bfloat16(value)));
+  }
+}
+
 TEST(StoredScaleTest, DegenerateScales) {
   EXPECT_EQ(stored_scale(0.0f, ScaleType::f32), 0x1p-126f);
   EXPECT_EQ(stored_scale(-0.0f, ScaleType::bf16), 0x1p-126f);

@@ -83,13 +83,17 @@ std::vector<int64_t> members(const QuantSpec& spec, int64_t count, int64_t cols,
   return result;
 }
 
+float code_on(Grid grid, float value, const QuantSpec& spec) {
+  return code_of(value - grid.minimum, 1.0f / grid.scale, grid.zero, code_range(spec));
+}
+
 double squared_error(const Tensor& x, const std::vector<int64_t>& at, Grid grid,
                      const QuantSpec& spec) {
   double error = 0;
   for (int64_t i : at) {
     const float value = float(x[i]);
-    const float code = code_of(value, 1.0f / grid.scale, grid.zero, code_range(spec));
-    const double difference = (double(code) - grid.zero) * grid.scale - value;
+    const float code = code_on(grid, value, spec);
+    const double difference = (double(code) - grid.zero) * grid.scale + grid.minimum - value;
     error += difference * difference;
   }
   return error;
@@ -97,6 +101,7 @@ double squared_error(const Tensor& x, const std::vector<int64_t>& at, Grid grid,
 
 Grid reference_grid(const Tensor& x, const std::vector<int64_t>& at, const QuantSpec& spec) {
   Extent extent;
+  if (spec.has_minimum()) extent = {float(x[at[0]]), float(x[at[0]])};
   float peak = 0;
   for (int64_t i : at) {
     const float value = float(x[i]);
@@ -106,7 +111,7 @@ Grid reference_grid(const Tensor& x, const std::vector<int64_t>& at, const Quant
   }
   float raw = raw_scale(spec, extent, peak);
   Grid best = make_grid(spec, extent, raw);
-  if (!is_searched(spec.rule)) return best;
+  if (!is_searched(effective_rule(spec))) return best;
   for (int step = 1; step < kShrinkSteps; ++step) {
     raw *= kShrink;
     const Grid grid = make_grid(spec, extent, raw);
@@ -119,13 +124,13 @@ std::vector<QuantSpec> all_specs() {
   std::vector<QuantSpec> specs;
   for (int bits = 2; bits <= 8; ++bits)
     for (Per per : {Per::tensor, Per::row, Per::group})
-      for (Range range : {Range::strict, Range::full, Range::asymmetric})
+      for (Range range : {Range::strict, Range::full, Range::asymmetric, Range::minimum})
         for (ScaleRule rule :
              {ScaleRule::amax, ScaleRule::half_range, ScaleRule::no_clip, ScaleRule::signed_max,
               ScaleRule::min_max, ScaleRule::mse, ScaleRule::mse_signed})
           for (ScaleType type :
                {ScaleType::f32, ScaleType::bf16, ScaleType::f16, ScaleType::portable})
-            specs.push_back({bits, per, 32, range, rule, type});
+            specs.push_back({bits, per, 32, range, rule, type, Division::stored});
   return specs;
 }
 
@@ -140,18 +145,17 @@ void check_against_reference(const QuantSpec& spec, Tensor& x) {
   Result result = quantize(x, spec, 1);
   for (int64_t s = 0; s < result.scale.count(); ++s) {
     const auto at = members(spec, x.count(), x.view().cols(), s);
-    const Grid grid{float(result.scale[s]), float(result.zero[s])};
+    const Grid grid = stored_grid(spec, float(result.scale[s]), float(result.zero[s]));
     const Grid expected = reference_grid(x, at, spec);
-    if (is_searched(spec.rule)) {  // candidates of equal error up to rounding
+    if (is_searched(effective_rule(spec))) {  // candidates of equal error up to rounding
       ASSERT_LE(squared_error(x, at, grid, spec),
                 squared_error(x, at, expected, spec) * (1 + 1e-5) + 1e-30);
     } else {
       ASSERT_EQ(grid.scale, expected.scale);
       ASSERT_EQ(grid.zero, expected.zero);
+      ASSERT_EQ(grid.minimum, expected.minimum);
     }
-    for (int64_t i : at)
-      ASSERT_EQ(result.codes[i],
-                code_of(float(x[i]), 1.0f / grid.scale, grid.zero, code_range(spec)));
+    for (int64_t i : at) ASSERT_EQ(result.codes[i], code_on(grid, float(x[i]), spec));
   }
 }
 
@@ -300,8 +304,10 @@ TEST(FakeQuantBackwardTest, PassesInsideAndStopsOutside) {
       bool all_pass = true;
       for (int64_t s = 0; s < faked.scale.count(); ++s)
         for (int64_t i : members(spec, x.count(), kCols, s)) {
+          const Grid grid = stored_grid(spec, float(faked.scale[s]), float(faked.zero[s]));
+          const float from_minimum = float(x[i]) - grid.minimum;
           const double position =
-              std::nearbyint(float(x[i]) * (1.0f / float(faked.scale[s]))) + faked.zero[s];
+              std::nearbyint(from_minimum * (1.0f / grid.scale)) + double(grid.zero);
           const bool inside = position >= spec.qmin() && position <= spec.qmax();
           all_pass = all_pass && inside;
           ASSERT_EQ(dx[i], inside ? dy[i] : 0.0);
@@ -324,6 +330,7 @@ TEST(FakeQuantBackwardTest, NothingClipsWhereTheSpecSaysSo) {
       const float factor = std::exp2(exponent(generator));
       float x[8], peak = 0;
       Extent extent;
+      if (spec.has_minimum()) extent = {factor, -factor};
       for (float& value : x) {
         value = uniform(generator) * factor;
         if (std::abs(value) > std::abs(peak)) peak = value;
@@ -332,7 +339,8 @@ TEST(FakeQuantBackwardTest, NothingClipsWhereTheSpecSaysSo) {
       }
       const Grid grid = make_grid(spec, extent, raw_scale(spec, extent, peak));
       for (float value : x) {
-        const bool inside = passes_gradient(value, 1.0f / grid.scale, grid.zero, code_range(spec));
+        const bool inside =
+            passes_gradient(value - grid.minimum, 1.0f / grid.scale, grid.zero, code_range(spec));
         ASSERT_TRUE(inside || spec.can_clip())
             << name(spec) << " x " << value << " s " << grid.scale;
         half_range_clips |= !inside && spec.rule == ScaleRule::half_range;
@@ -340,6 +348,75 @@ TEST(FakeQuantBackwardTest, NothingClipsWhereTheSpecSaysSo) {
     }
   }
   EXPECT_TRUE(half_range_clips);
+}
+
+// ggml's quantize_row_q8_0: codes by the exact scale amax / 127, which is stored as f16 beside
+// them.
+TEST(ExactDivisionTest, IsGgmlsQ8_0) {
+  const QuantSpec spec{
+      8, Per::group, 32, Range::strict, ScaleRule::amax, ScaleType::f16, Division::exact};
+  for (DType type : {DType::f32, DType::bf16})
+    for (double size : {1.0, 1e-3, 1e-6, 300.0}) {
+      Tensor x({7, 96}, type);
+      x.fill_normal(21, size);
+      Result result = quantize(x, spec, 2);
+      int differ = 0;
+      for (int64_t s = 0; s < result.scale.count(); ++s) {
+        double amax = 0;
+        for (int64_t i = s * 32; i < s * 32 + 32; ++i) amax = std::max(amax, std::abs(x[i]));
+        const float exact = float(amax) / 127.0f;
+        EXPECT_EQ(result.scale[s], stored_scale(exact, ScaleType::f16));
+        for (int64_t i = s * 32; i < s * 32 + 32; ++i) {
+          ASSERT_EQ(result.codes[i], std::nearbyint(float(x[i]) * (1.0f / exact)));
+          differ += result.codes[i] != code_on({float(result.scale[s]), 0}, float(x[i]), spec);
+        }
+      }
+      EXPECT_GT(differ, 0) << "the rounded scale would have given the same codes";
+    }
+}
+
+TEST(ExactDivisionTest, TheSameForRowsTensorsAndEveryRuleThatDoesNotSearch) {
+  Tensor x({3, 600}, DType::f32);
+  x.fill_normal(22, 1.0);
+  for (Per per : {Per::tensor, Per::row, Per::group})
+    for (Range range : {Range::strict, Range::full, Range::minimum}) {
+      const QuantSpec spec{5, per, 24, range, ScaleRule::no_clip, ScaleType::bf16, Division::exact};
+      Result result = quantize(x, spec, 1);
+      for (int64_t s = 0; s < result.scale.count(); ++s) {
+        const auto at = members(spec, x.count(), 600, s);
+        Extent extent{float(x[at[0]]), float(x[at[0]])};
+        if (range != Range::minimum) extent = {};
+        for (int64_t i : at)
+          extent = {std::min(extent.low, float(x[i])), std::max(extent.high, float(x[i]))};
+        const float raw = raw_scale(spec, extent, 0.0f);
+        const Grid grid = stored_grid(spec, float(result.scale[s]), float(result.zero[s]));
+        for (int64_t i : at)
+          ASSERT_EQ(result.codes[i],
+                    code_of(float(x[i]) - grid.minimum, 1.0f / raw, grid.zero, code_range(spec)));
+      }
+    }
+}
+
+// Q4_1: the smallest value is the minimum, the values are not widened to hold 0.
+TEST(MinimumTest, CountsFromTheSmallestValue) {
+  const QuantSpec spec{4, Per::group, 32, Range::minimum, ScaleRule::min_max, ScaleType::f16};
+  Tensor x({2, 64}, DType::f32);
+  x.fill_normal(23, 0.01);
+  for (int64_t i = 0; i < x.count(); ++i) x.set(i, x[i] + 3.0);
+  Result result = quantize(x, spec, 1);
+  Tensor y = dequantize(result, spec, DType::f32, 1);
+  for (int64_t s = 0; s < 4; ++s) {
+    double low = x[s * 32], high = low;
+    for (int64_t i = s * 32; i < s * 32 + 32; ++i)
+      low = std::min(low, x[i]), high = std::max(high, x[i]);
+    EXPECT_NEAR(result.zero[s], low, 3.0 / 2048);
+    EXPECT_NEAR(result.scale[s], (high - low) / 15, (high - low) / 15 / 2048);
+    for (int64_t i = s * 32; i < s * 32 + 32; ++i) {
+      const double value = (result.codes[i] + 8) * result.scale[s] + result.zero[s];
+      EXPECT_NEAR(y[i], value, 3e-7);
+      EXPECT_NEAR(y[i], x[i], result.scale[s] * 0.5 + 3.0 / 2048);
+    }
+  }
 }
 
 TEST(MseTest, BeatsAmaxAndHalfRange) {

@@ -24,6 +24,7 @@ struct GoldenRun {
   bool quantized = false;
   /// Of the weights; int4 in groups with searched scales clips, so gradients are masked at the end.
   QuantSpec weights = {};
+  QuantSpec activations = {};
 };
 
 constexpr QuantSpec kClippingInt4{.bits = 4,
@@ -33,10 +34,14 @@ constexpr QuantSpec kClippingInt4{.bits = 4,
                                   .rule = ScaleRule::half_range,
                                   .scale_type = ScaleType::portable};
 
-QuantPlan plan_of(const ModelConfig& config, const QuantSpec& weights) {
+constexpr QuantSpec kInt8Blocks{
+    .per = Per::group, .group = 32, .rule = ScaleRule::amax, .scale_type = ScaleType::f16};
+
+QuantPlan plan_of(const ModelConfig& config, const QuantSpec& weights,
+                  const QuantSpec& activations) {
   QuantPlan plan;
   for (const std::string& path : decoder_linears(config))
-    plan.linears[path] = {.weight = weights, .activation = QuantSpec{}};
+    plan.linears[path] = {.weight = weights, .activation = activations};
   return plan;
 }
 
@@ -65,10 +70,11 @@ Outcome train(const GoldenRun& setup, const Switches& switches, DType dtype = DT
   spec.build.batch = switches.micro_batch;
   spec.build.sequence = kLength;
   spec.build.dtype = dtype;
-  if (setup.quantized) spec.plan = plan_of(spec.config, setup.weights);
+  if (setup.quantized) spec.plan = plan_of(spec.config, setup.weights, setup.activations);
   for (const SourceTensor& t : source->tensors()) spec.trained.push_back(t.name);
   spec.recompute = switches.recompute;
   spec.fuse = switches.fuse;
+  spec.groups = group_scales_of(cpu_kernels());
   spec.hoist = switches.hoist;
 
   TrainingGraph training = build_training_graph(spec, all_layers(spec.config));
@@ -214,14 +220,26 @@ TEST(Clipping, SaturatedWeightsGetNoGradient) {
   EXPECT_GT(clipped, 0);
 }
 
-TEST(Fuse, IntegerMatmulsAgreeWithFakeQuantToRounding) {
-  const GoldenRun setup{"w8a8", nullptr, true};
+class Fuse : public testing::TestWithParam<std::tuple<QuantSpec, QuantSpec>> {};
+
+TEST_P(Fuse, IntegerMatmulsAgreeWithFakeQuantToRounding) {
+  const auto [weights, activations] = GetParam();
+  if (weights.per == Per::group && !cpu_kernels().matmul_int8_groups)
+    GTEST_SKIP() << "no integer product by group on " << cpu_isa();
+  const GoldenRun setup{"w8a8", nullptr, true, weights, activations};
   const Outcome fake = train(setup, {.fuse = Switch::off});
   const Outcome real = train(setup, {.fuse = Switch::on});
   EXPECT_NEAR(real.losses[0], fake.losses[0], 2e-6 * fake.losses[0]);
+  EXPECT_NE(real.losses[0], fake.losses[0]) << "nothing was fused";
   for (const auto& [name, gradient] : fake.gradients)
     EXPECT_LT(golden::distance(real.gradients.at(name).data(), gradient), 1e-4) << name;
 }
+
+// Weights and activations: scales by row, weights by group, both by group.
+INSTANTIATE_TEST_SUITE_P(Grids, Fuse,
+                         testing::Values(std::tuple{QuantSpec{}, QuantSpec{}},
+                                         std::tuple{kClippingInt4, QuantSpec{}},
+                                         std::tuple{kClippingInt4, kInt8Blocks}));
 
 // The second micro-batch reads the weights that the prologue quantized before the first.
 TEST(Accumulation, TwoMicroBatchesEqualOneBatch) {

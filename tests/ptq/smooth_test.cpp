@@ -68,7 +68,7 @@ TEST_P(SmoothFamilies, KeepsTheLogits) {
     const View norm = tiny.store.get("model.layers.1.input_layernorm.weight");
     const float outlier = norm.as<float>()[5];
     const auto smoothed = smooth(tiny.measured(), w8a8(tiny.config), batches, options);
-    EXPECT_EQ(smoothed.size(), size_t(2 * tiny.config.layers));
+    EXPECT_EQ(smoothed.size(), size_t(4 * tiny.config.layers));
     EXPECT_LT(distance(tiny.logits(batches[0]), before), 1e-5);
     EXPECT_LT(std::abs(norm.as<float>()[5]), 0.5f * std::abs(outlier));
     for (const Store::Entry& entry : tiny.store.entries())
@@ -93,7 +93,7 @@ TEST(SmoothTest, BringsAnOutliersModelBack) {
     for (const SmoothedPair& pair : smoothed) {
       if (options.mode == SmoothMode::fixed) continue;
       EXPECT_LE(pair.error_after, pair.error_before);
-      if (!pair.norm.ends_with("input_layernorm")) continue;
+      if (!pair.from.ends_with("input_layernorm")) continue;
       EXPECT_TRUE(pair.alpha.has_value());
       EXPECT_LT(pair.error_after, 0.2 * pair.error_before);
     }
@@ -106,12 +106,37 @@ TEST(SmoothTest, SearchFoldsWhatFixedFoldsWithItsAlpha) {
   const QuantPlan plan = w8a8(given.config);
   searched.add_outlier(0, 7, 30.0f);
   given.add_outlier(0, 7, 30.0f);
-  const auto found = smooth(searched.measured(), plan, batches, search());
+  SmoothOptions options = search();
+  options.folds = {SmoothFold::norm};
+  const auto found = smooth(searched.measured(), plan, batches, options);
   ASSERT_TRUE(found[0].alpha.has_value());
-  smooth(given.measured(), plan, batches, fixed(*found[0].alpha));
+  options.mode = SmoothMode::fixed;
+  options.alpha = *found[0].alpha;
+  smooth(given.measured(), plan, batches, options);
   const std::string name = "model.layers.0.self_attn.k_proj.weight";
   const View a = given.store.get(name), b = searched.store.get(name);
   for (int64_t i = 0; i < a.count(); ++i) ASSERT_EQ(a.as<float>()[i], b.as<float>()[i]);
+}
+
+// An outlier that a row of up_proj or v_proj makes reaches down_proj or o_proj; it goes back there.
+TEST(SmoothTest, RowsTakeWhatTheirOutputsBring) {
+  for (const char* which : {"mlp.up_proj", "self_attn.v_proj"}) {
+    TinyModel tiny("tests/golden/llama");  // four heads share two value heads
+    const auto batches = tiny.batches(2, 2, 32);
+    const std::string up =
+        std::string(which) == "mlp.up_proj" ? "mlp.down_proj" : "self_attn.o_proj";
+    const View rows = tiny.store.get("model.layers.0." + std::string(which) + ".weight");
+    for (int64_t c = 0; c < rows.cols(); ++c) rows.as<float>()[3 * rows.cols() + c] *= 100.0f;
+    QuantPlan plan;
+    plan.linears["model.layers.0." + up] = {test::weight_spec(), test::token_spec()};
+    const std::vector<float> exact = tiny.logits(batches[0]);
+    const double spoilt = distance(tiny.logits(batches[0], plan), exact);
+    const auto smoothed = smooth(tiny.measured(), plan, batches, fixed(0.5f));
+    ASSERT_EQ(smoothed.size(), 1u);
+    EXPECT_EQ(smoothed[0].from, "model.layers.0." + std::string(which));
+    EXPECT_LT(distance(tiny.logits(batches[0]), exact), 1e-5) << which;
+    EXPECT_LT(distance(tiny.logits(batches[0], plan), exact), 0.5 * spoilt) << which;
+  }
 }
 
 TEST(SmoothTest, StaysAwayFromWhatIsNotAskedFor) {
@@ -122,7 +147,9 @@ TEST(SmoothTest, StaysAwayFromWhatIsNotAskedFor) {
   EXPECT_TRUE(smooth(tiny.measured(), {}, batches, fixed(0.5f)).empty());
   QuantPlan down;
   down.linears["model.layers.0.mlp.down_proj"] = {test::weight_spec(), test::token_spec()};
-  EXPECT_TRUE(smooth(tiny.measured(), down, batches, fixed(0.5f)).empty());
+  SmoothOptions norms_only = fixed(0.5f);
+  norms_only.folds = {SmoothFold::norm};
+  EXPECT_TRUE(smooth(tiny.measured(), down, batches, norms_only).empty());
   EXPECT_EQ(tiny.logits(batches[0]), before);
 
   QuantPlan key_only;
@@ -131,7 +158,7 @@ TEST(SmoothTest, StaysAwayFromWhatIsNotAskedFor) {
   EXPECT_EQ(tiny.logits(batches[0]), before);
   const auto smoothed = smooth(tiny.measured(), key_only, batches, fixed(0.5f));
   ASSERT_EQ(smoothed.size(), 1u);
-  EXPECT_EQ(smoothed[0].norm, "model.layers.1.input_layernorm");
+  EXPECT_EQ(smoothed[0].from, "model.layers.1.input_layernorm");
   EXPECT_LT(distance(tiny.logits(batches[0]), before), 1e-5);
 }
 

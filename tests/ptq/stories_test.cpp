@@ -72,7 +72,7 @@ TEST_F(Stories, SmoothingDoesNotHurtW8A8) {
     const SmoothOptions options{.mode = SmoothMode::search};
     const PreparedModel prepared = prepare_for_quantization(smoothed.measured(), plan, batches,
                                                             {.smooth = options, .range = {}});
-    EXPECT_EQ(prepared.smoothed.size(), size_t(2 * plain.config.layers));
+    EXPECT_EQ(prepared.smoothed.size(), size_t(4 * plain.config.layers));
     EXPECT_NEAR(perplexity(smoothed, {}), exact, 1e-4 * exact);
     const double after = perplexity(smoothed, plan);
     log::info("activations of {} bits: perplexity {:.4f}, quantized {:.4f}, smoothed {:.4f}", bits,

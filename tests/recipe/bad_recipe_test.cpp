@@ -56,6 +56,37 @@ TEST_P(BadRecipe, IsRefusedByPlaceAndKey) {
   EXPECT_NE(line.find(bad.part), std::string::npos) << line;
 }
 
+const BadCase kTargets[] = {
+    {"scales", "quantize: w8a8\nexport: gguf\n", "r.yaml: quantize.weights.scale_type: ",
+     "expected f16 or portable where export lists gguf, got f32"},
+    {"group", "quantize:\n  preset: gguf_q4_0\n  weights: {group: 48}\nexport: [hf, gguf]\n",
+     "r.yaml:7: quantize.weights.group: ", "a multiple of 32 where export lists gguf, got 48"},
+    {"zero_point", "quantize: {preset: gguf_q4_0, weights: {symmetric: false}}\nexport: gguf\n",
+     "r.yaml: quantize.weights.offset: ", "expected minimum where export lists gguf"},
+    {"minimum_of_8_bits", "quantize: {preset: gguf_q4_1, weights: {bits: 8}}\nexport: gguf\n",
+     "r.yaml:5: quantize.weights.bits: ", "expected 4 for codes that count from a minimum"},
+    {"minimum_mse", "quantize: {preset: gguf_q4_1, weights: {scale: mse}}\n",
+     "r.yaml:5: quantize.weights.scale: ", "min_max where quantize.weights.offset is minimum"},
+    {"minimum_elsewhere", "quantize: {preset: gguf_q4_1}\nexport: [gguf, compressed-tensors]\n",
+     "r.yaml: quantize.weights.offset: ", "zero_point where export lists compressed-tensors"},
+    {"negative_scales",
+     "quantize: {preset: portable_w4, weights: {scale: signed_max}}\nexport: compressed-tensors\n",
+     "r.yaml:5: quantize.weights.scale: ", "positive scales"},
+    {"groups_of_inputs",
+     "quantize: {preset: w8a8, activations: {group: 32}}\nexport: compressed-tensors\n",
+     "r.yaml: quantize.activations.per: ", "token or tensor where export lists"},
+    {"table", "quantize: {preset: w8a8, embeddings: q8_0}\nexport: compressed-tensors\n",
+     "r.yaml:5: quantize.embeddings: ", "expected none"},
+    {"static_groups", "quantize: {preset: gguf_q8_0, activations: {per: group, dynamic: off}}\n",
+     "r.yaml:5: quantize.activations.per: ", "tensor where quantize.activations.dynamic is off"},
+    {"no_group", "quantize: {preset: w8a8, activations: {per: group}}\n",
+     "r.yaml:5: quantize.activations.per: ", "quantize.activations.group beside group"},
+    {"offset_of_symmetric", "quantize: {preset: w8a8, weights: {offset: minimum}}\n",
+     "r.yaml:5: quantize.weights.offset: ", "symmetric is false"},
+};
+INSTANTIATE_TEST_SUITE_P(Targets, BadRecipe, testing::ValuesIn(kTargets),
+                         [](const auto& info) { return std::string(info.param.name); });
+
 const BadCase kYaml[] = {
     {"alias", "seed: *a\n", "r.yaml:5: ", "anchor"},
     {"anchor", "seed: &a 1\n", "r.yaml:5: ", "anchor"},

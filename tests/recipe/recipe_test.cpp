@@ -62,6 +62,44 @@ TEST(Recipe, PresetsGiveTheirGrids) {
   EXPECT_FALSE(int4.weights.group_by_hand);
 }
 
+TEST(Recipe, GgufPresetsAreWhatLlamaCppMultiplies) {
+  const QuantSpec activations{
+      8, Per::group, 32, Range::strict, ScaleRule::amax, ScaleType::f16, Division::exact};
+  const auto q8 = parsed("quantize: gguf_q8_0\nexport: [gguf, hf]\n").quantize;
+  EXPECT_EQ(q8.weights.spec(),
+            (QuantSpec{8, Per::group, 32, Range::strict, ScaleRule::amax, ScaleType::f16}));
+  EXPECT_EQ(q8.activations.spec(), activations);
+  EXPECT_EQ(q8.embeddings, TableGrid::q8_0);
+  EXPECT_EQ(q8.head, TableGrid::q8_0);
+  const auto q4 = parsed("quantize: gguf_q4_0\nexport: gguf\n").quantize;
+  EXPECT_EQ(q4.weights.spec(),
+            (QuantSpec{4, Per::group, 32, Range::full, ScaleRule::signed_max, ScaleType::f16}));
+  EXPECT_EQ(q4.activations.spec(), activations);
+  const auto q4_1 = parsed("quantize: {preset: gguf_q4_1, head: none}\nexport: gguf\n").quantize;
+  EXPECT_EQ(q4_1.weights.spec(),
+            (QuantSpec{4, Per::group, 32, Range::minimum, ScaleRule::min_max, ScaleType::f16}));
+  EXPECT_EQ(q4_1.head, TableGrid::none);
+  EXPECT_EQ(q4_1.embeddings, TableGrid::q8_0);
+  // One training for all three containers.
+  for (const char* preset : {"portable_w4", "portable_w8"}) {
+    const auto portable =
+        parsed(std::string("quantize: ") + preset + "\nexport: [gguf, compressed-tensors]\n");
+    EXPECT_EQ(portable.quantize.weights.spec().scale_type, ScaleType::portable);
+    EXPECT_TRUE(portable.quantize.weights.spec().symmetric());
+    EXPECT_FALSE(portable.quantize.activations.bits);
+    EXPECT_TRUE(portable.warnings.empty());
+  }
+}
+
+TEST(Recipe, GroupsOfActivations) {
+  const auto groups = parsed("quantize: {preset: w8a8, activations: {group: 64}}\n").quantize;
+  EXPECT_EQ(groups.activations.spec().per, Per::group);
+  EXPECT_EQ(groups.activations.spec().group, 64);
+  const auto token = parsed("quantize: {preset: gguf_q4_0, activations: {per: token}}\n").quantize;
+  EXPECT_EQ(token.activations.spec().per, Per::row);
+  EXPECT_EQ(token.activations.group, 0);
+}
+
 TEST(Recipe, HandOverridesThePresetFieldByField) {
   const auto quantize =
       parsed("quantize: {preset: w4a8, weights: {group: 32, bits: 3}}\n").quantize;
@@ -75,6 +113,23 @@ TEST(Recipe, HandOverridesThePresetFieldByField) {
   EXPECT_EQ(zero_point.quantize.activations.spec().range, Range::asymmetric);
   EXPECT_EQ(zero_point.quantize.activations.spec().rule, ScaleRule::min_max);
   EXPECT_FALSE(parsed("quantize: {preset: w8a8, activations: none}\n").quantize.activations.bits);
+}
+
+TEST(Recipe, TheLogNamesWhatThePresetBecame) {
+  const auto text = [](const std::string& more) { return scheme_text(parsed(more).quantize); };
+  EXPECT_EQ(text("quantize: w8a8\n"),
+            "w8a8: weights int8, codes -127 to 127, a scale per output channel (amax, f32); "
+            "activations int8, codes -127 to 127, a scale per token (amax, f32)");
+  EXPECT_TRUE(text("quantize: {preset: w8a8, weights: {bits: 4, scale: mse}}\n")
+                  .starts_with("w8a8 with weights.bits 4, weights.scale mse: weights int4, "));
+  EXPECT_TRUE(text("quantize: {preset: w8a8, weights: {bits: 8}}\n").starts_with("w8a8: "));
+  EXPECT_TRUE(text("quantize: {preset: w4a8, activations: none}\n")
+                  .starts_with("w4a8 with activations.bits none: weights int4"));
+  EXPECT_TRUE(text("quantize: {weights: {bits: 3, group: 64}}\n")
+                  .starts_with("no preset with weights.bits 3, weights.per group, "));
+  EXPECT_NE(text("quantize: {preset: w8a8, activations: {dynamic: false}}\n").find("calibrated"),
+            std::string::npos);
+  EXPECT_EQ(text(""), "none");
 }
 
 TEST(Recipe, ShortFormsStandForTheirKey) {

@@ -168,6 +168,11 @@ TEST(Config, RefusesByName) {
       {"residual_multiplier", 0.2},
       {"logits_scaling", 8.0},
       {"query_pre_attn_scalar", 256},
+      {"use_mup", true},
+      {"my_note", "trained on Tuesday"},
+      {"auto_map", {{"AutoModelForCausalLM", "modeling.Mine"}}},
+      {"is_encoder_decoder", true},
+      {"pruned_heads", {{"0", {1}}}},
       {"num_local_experts", 8},
       {"no_rope_layers", {1, 0}},
       {"layer_types", {"full_attention"}},
@@ -203,9 +208,22 @@ TEST(Config, LetsNeutralAndForeignKeysPass) {
                {"is_llama_config", true},
                {"pretraining_tp", 4},
                {"transformers.js_config", {{"dtype", "q4"}}},
-               {"my_note", "trained on Tuesday"},
+               {"_name_or_path", "someone/model"},
+               {"unsloth_version", "2024.9"},
                {"pad_token_id", -1}});
   EXPECT_EQ(read(json).layers, 2);
+  EXPECT_EQ(unknown_keys(json), std::vector<std::string>{"logit_scale = 1.0"});
+  json.update({{"use_mup", false}, {"residual_multiplier", 1}, {"note", ""}, {"experts", nullptr}});
+  EXPECT_EQ(read(json).layers, 2);
+  EXPECT_EQ(unknown_keys(json).size(), 5u);
+}
+
+TEST(Config, AnUnknownKeyIsRefusedByNameWithWhatToDo) {
+  // Nothing in this name smells of mathematics.
+  const std::string message = refusal([&] { read(with(llama(), "zeta", 0.5)); });
+  expect_mentions(message, "zeta = 0.5");
+  expect_mentions(message, "llama");
+  expect_mentions(message, "remove the key from config.json");
 }
 
 TEST(Config, WhatWeWriteReadsBack) {

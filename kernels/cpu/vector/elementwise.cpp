@@ -50,6 +50,40 @@ void accumulate(float* out, const void* x, DType type, int64_t count) {
 }
 
 template <class T>
+void accumulate_product_run(float* out, const T* x, const T* times, int64_t count) {
+  over_lanes(count, [=](int64_t i, auto part) {
+    store(out + i, load(out + i, part) + load(x + i, part) * load(times + i, part), part);
+  });
+}
+
+void accumulate_product(float* out, const void* x, const void* times, DType type, int64_t count) {
+  if (type == DType::f32)
+    accumulate_product_run(out, static_cast<const float*>(x), static_cast<const float*>(times),
+                           count);
+  else
+    accumulate_product_run(out, static_cast<const BFloat16*>(x),
+                           static_cast<const BFloat16*>(times), count);
+}
+
+template <class T>
+void scale_run(const T* x, T* y, const float* factor, float by, const float* bias, int64_t count) {
+  const Lanes every = all(by), nothing = all(0.0f);
+  over_lanes(count, [=](int64_t i, auto part) {
+    const Lanes f = factor ? load(factor + i, part) : every;
+    const Lanes b = bias ? load(bias + i, part) : nothing;
+    store(y + i, load(x + i, part) * f + b, part);
+  });
+}
+
+void scale(const void* x, void* y, DType type, const float* factor, float by, const float* bias,
+           int64_t count) {
+  if (type == DType::f32)
+    scale_run(static_cast<const float*>(x), static_cast<float*>(y), factor, by, bias, count);
+  else
+    scale_run(static_cast<const BFloat16*>(x), static_cast<BFloat16*>(y), factor, by, bias, count);
+}
+
+template <class T>
 void add_bias_rows(T* y, const float* bias, int64_t rows, int64_t cols) {
   for (int64_t row = 0; row < rows; ++row, y += cols)
     over_lanes(cols, [=](int64_t i, auto part) {
@@ -136,6 +170,8 @@ void fill_elementwise(VectorKernels& table) {
   table.convert = convert;
   table.add = add;
   table.accumulate = accumulate;
+  table.accumulate_product = accumulate_product;
+  table.scale = scale;
   table.add_bias = add_bias;
   table.rope = rope;
   table.swiglu = swiglu;

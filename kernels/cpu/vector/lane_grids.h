@@ -12,7 +12,8 @@ struct LaneExtent {
 };
 
 struct LaneGrid {
-  Lanes scale, zero;
+  Lanes scale, zero, minimum;
+  Lanes inverse;  ///< of inverse_scale
 };
 
 QAT_LANES_INLINE Lanes negated(Lanes a) {
@@ -23,16 +24,12 @@ QAT_LANES_INLINE LaneExtent finite_extent(LaneExtent extent) {
   return {max(all(-kLargestFloat), extent.low), min(all(kLargestFloat), extent.high)};
 }
 
-QAT_LANES_INLINE Lanes stored_scale(Lanes scale, ScaleType type) {
-  Lanes size = abs(scale);
-  float floor = kSmallestNormal, smallest = kSmallestNormal;
+QAT_LANES_INLINE Lanes stored_size(Lanes size, ScaleType type) {
   switch (type) {
     case ScaleType::f32:
-      size = min(all(kLargestFloat), size);
-      break;
+      return min(all(kLargestFloat), size);
     case ScaleType::bf16:
-      size = round_mantissa(min(all(0x1.FEp127f), size), 16);
-      break;
+      return round_mantissa(min(all(0x1.FEp127f), size), 16);
     case ScaleType::f16:
     case ScaleType::portable: {
       const bool portable = type == ScaleType::portable;
@@ -41,18 +38,27 @@ QAT_LANES_INLINE Lanes stored_scale(Lanes scale, ScaleType type) {
       // Below 2^-14 f16 has units of 2^-24.
       const Lanes source = portable ? rounded : bounded;
       const Lanes subnormal = (source + all(0.5f)) - all(0.5f);
-      size = select(less(source, all(0x1p-14f)), subnormal, rounded);
-      floor = 0x1p-24f;
-      smallest = 0x1p-14f;
-      break;
+      return select(less(source, all(0x1p-14f)), subnormal, rounded);
     }
   }
-  size = select(less(size, all(floor)), all(smallest), size);
+  return size;
+}
+
+QAT_LANES_INLINE Lanes stored_scale(Lanes scale, ScaleType type) {
+  const bool half = type == ScaleType::f16 || type == ScaleType::portable;
+  Lanes size = stored_size(abs(scale), type);
+  size = select(less(size, all(half ? 0x1p-24f : kSmallestNormal)),
+                all(half ? 0x1p-14f : kSmallestNormal), size);
   return keep_nan(scale, select(less(scale, all(0.0f)), negated(size), size));
 }
 
+QAT_LANES_INLINE Lanes stored_minimum(Lanes minimum, ScaleType type) {
+  const Lanes size = stored_size(abs(minimum), type);
+  return select(less(minimum, all(0.0f)), negated(size), size);
+}
+
 QAT_LANES_INLINE Lanes zero_point(const QuantSpec& spec, LaneExtent extent, Lanes scale) {
-  if (spec.symmetric()) return all(0.0f);
+  if (spec.range != Range::asymmetric) return all(0.0f);
   const Lanes low = all(float(spec.qmin())), high = all(float(spec.qmax()));
   const Lanes steps = finite_extent(extent).low / scale;
   const Lanes bounded = min(max(steps, all(-0x1p22f)), all(0x1p22f));
@@ -93,7 +99,14 @@ QAT_LANES_INLINE Lanes raw_scale(const QuantSpec& spec, LaneExtent extent, Lanes
 
 QAT_LANES_INLINE LaneGrid make_grid(const QuantSpec& spec, LaneExtent extent, Lanes raw) {
   const Lanes scale = stored_scale(raw, spec.scale_type);
-  return {scale, zero_point(spec, extent, scale)};
+  Lanes divisor = scale;
+  if (spec.division == Division::exact && !is_searched(effective_rule(spec)))
+    divisor = select(less(abs(raw), all(kSmallestNormal)), scale, raw);
+  const Lanes inverse = all(1.0f) / divisor;
+  if (!spec.has_minimum()) return {scale, zero_point(spec, extent, scale), all(0.0f), inverse};
+  const Mask number = at_least(scale, all(-kLargestFloat));
+  const Lanes low = select(number, finite_extent(extent).low, all(0.0f));
+  return {scale, all(float(spec.qmin())), stored_minimum(low, spec.scale_type), inverse};
 }
 
 }  // namespace qat::cpu::QAT_LANES

@@ -25,6 +25,30 @@ QAT_LANES_INLINE Extent extent_of(const T* x, int64_t count) {
   return {smallest(low), largest(high)};
 }
 
+template <class T>
+QAT_LANES_INLINE Extent bare_extent_of(const T* x, int64_t count) {
+  const float infinity = float_of(0x7F800000u);
+  Lanes low = all(infinity), high = all(-infinity), size = all(0.0f);
+  const int64_t whole = count / 16 * 16;
+  for (int64_t i = 0; i < whole; i += 16) {
+    const Lanes value = load(x + i);
+    low = min(value, low);
+    high = max(value, high);
+    size = max_magnitude(size, abs(value));
+  }
+  float size_of_rest = 0.0f, low_of_rest = infinity, high_of_rest = -infinity;
+  for (int64_t i = whole; i < count; ++i) {
+    const float value = to_float(x[i]);
+    if (is_nan(value)) size_of_rest = value;
+    low_of_rest = smaller(value, low_of_rest);
+    high_of_rest = larger(value, high_of_rest);
+  }
+  const float largest_size = largest_magnitude(size);
+  if (is_nan(size_of_rest)) return {size_of_rest, size_of_rest};
+  if (is_nan(largest_size)) return {largest_size, largest_size};
+  return {smaller(smallest(low), low_of_rest), larger(largest(high), high_of_rest)};
+}
+
 QAT_LANES_INLINE float amax_of(const float* x, int64_t count) {
   Lanes size[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
   over_lanes_in_fours(count, [&](int64_t i, auto part, int k) {
@@ -55,6 +79,11 @@ QAT_LANES_INLINE float peak_of(const T* x, int64_t count, Extent extent) {
 Extent extent(const void* x, DType type, int64_t count) {
   return type == DType::f32 ? extent_of(static_cast<const float*>(x), count)
                             : extent_of(static_cast<const BFloat16*>(x), count);
+}
+
+Extent bare_extent(const void* x, DType type, int64_t count) {
+  return type == DType::f32 ? bare_extent_of(static_cast<const float*>(x), count)
+                            : bare_extent_of(static_cast<const BFloat16*>(x), count);
 }
 
 float peak(const void* x, DType type, int64_t count) {
@@ -167,6 +196,7 @@ QAT_LANES_SHARED LaneGrid best_grids(const T* x, int64_t length, int segments,
     best_error = select(better, error, best_error);
     best.scale = select(better, grid.scale, best.scale);
     best.zero = select(better, grid.zero, best.zero);
+    best.inverse = select(better, grid.inverse, best.inverse);
   }
   return best;
 }
@@ -218,11 +248,13 @@ struct Measure {
 
 /// What a scale rule that does not search needs to know of a segment.
 template <class T>
-QAT_LANES_INLINE Measure measure(const T* x, int64_t length, ScaleRule rule) {
+QAT_LANES_INLINE Measure measure(const T* x, int64_t length, const QuantSpec& spec) {
+  const ScaleRule rule = effective_rule(spec);
   if (rule == ScaleRule::amax || rule == ScaleRule::half_range) {
     const float amax = amax_of(x, length);
     return {{-amax, amax}, 0.0f};
   }
+  if (spec.has_minimum()) return {bare_extent_of(x, length), 0.0f};
   const Extent extent = extent_of(x, length);
   return {extent, rule == ScaleRule::signed_max ? peak_of(x, length, extent) : 0.0f};
 }
@@ -235,7 +267,7 @@ QAT_LANES_SHARED LaneGrid short_grids(const T* x, int64_t length, int segments,
   if (is_searched(rule)) return best_grids(x, length, segments, spec);
   alignas(64) float low[16] = {}, high[16] = {}, peak[16] = {};
   for (int s = 0; s < segments; ++s) {
-    const Measure measured = measure(x + s * length, length, rule);
+    const Measure measured = measure(x + s * length, length, spec);
     low[s] = measured.extent.low;
     high[s] = measured.extent.high;
     peak[s] = measured.peak;
@@ -244,20 +276,38 @@ QAT_LANES_SHARED LaneGrid short_grids(const T* x, int64_t length, int segments,
   return make_grid(spec, extent, raw_scale(spec, extent, load(peak)));
 }
 
+/// A grid and what finds its codes.
+struct Coder {
+  Grid grid;
+  float inverse;
+};
+
 template <class T>
-QAT_LANES_SHARED Grid long_grid(const T* x, int64_t length, const QuantSpec& spec) {
-  const ScaleRule rule = effective_rule(spec);
-  if (is_searched(rule)) return best_grid(x, length, spec);
-  const Measure measured = measure(x, length, rule);
-  return make_grid(spec, measured.extent, raw_scale(spec, measured.extent, measured.peak));
+QAT_LANES_SHARED Coder long_grid(const T* x, int64_t length, const QuantSpec& spec) {
+  if (is_searched(effective_rule(spec))) {
+    const Grid grid = best_grid(x, length, spec);
+    return {grid, 1.0f / grid.scale};
+  }
+  const Measure measured = measure(x, length, spec);
+  const float raw = raw_scale(spec, measured.extent, measured.peak);
+  const Grid grid = make_grid(spec, measured.extent, raw);
+  return {grid, inverse_scale(spec, raw, grid.scale)};
 }
 
 /// Codes of one segment.
 template <class From>
 QAT_LANES_INLINE void write_segment(const From* x, int8_t* y, int64_t length, const QuantSpec& spec,
-                                    Grid grid) {
-  const Lanes inverse = all(1.0f / grid.scale), zero = all(grid.zero);
+                                    Coder coder) {
+  const Lanes inverse = all(coder.inverse), zero = all(coder.grid.zero);
+  const Lanes minimum = all(coder.grid.minimum);
   const ShiftedRange range = shifted_range(spec, zero);
+  if (spec.has_minimum()) {
+    over_lanes(length, [=](int64_t i, auto part) {
+      const Lanes code = shifted_code(load(x + i, part) - minimum, inverse, range);
+      store_shifted(y + i, code + zero, part);
+    });
+    return;
+  }
   over_lanes(length, [=](int64_t i, auto part) {
     store_shifted(y + i, shifted_code(load(x + i, part), inverse, range) + zero, part);
   });
@@ -266,14 +316,21 @@ QAT_LANES_INLINE void write_segment(const From* x, int8_t* y, int64_t length, co
 /// Values of one segment.
 template <class From, class To>
 QAT_LANES_INLINE void write_segment(const From* x, To* y, int64_t length, const QuantSpec& spec,
-                                    Grid grid) {
-  const Lanes scale = all(grid.scale);
-  if (is_nan(grid.scale)) {
+                                    Coder coder) {
+  const Lanes scale = all(coder.grid.scale);
+  if (is_nan(coder.grid.scale)) {
     over_lanes(length, [=](int64_t i, auto part) { store(y + i, scale, part); });
     return;
   }
-  const Lanes inverse = all(1.0f / grid.scale);
-  const ShiftedRange range = shifted_range(spec, all(grid.zero));
+  const Lanes inverse = all(coder.inverse), minimum = all(coder.grid.minimum);
+  const ShiftedRange range = shifted_range(spec, all(coder.grid.zero));
+  if (spec.has_minimum()) {
+    over_lanes(length, [=](int64_t i, auto part) {
+      const Lanes code = shifted_code(load(x + i, part) - minimum, inverse, range) - all(kShift);
+      store_number(y + i, code * scale + minimum, part);
+    });
+    return;
+  }
   over_lanes(length, [=](int64_t i, auto part) {
     const Lanes code = shifted_code(load(x + i, part), inverse, range) - all(kShift);
     store_number(y + i, code * scale, part);
@@ -286,28 +343,39 @@ void quantize_segments(const SegmentJob& job) {
   To* y = static_cast<To*>(job.y);
   const int64_t length = job.length;
   const int most = length <= kShortest ? kBatch : 1;
-  alignas(64) float scales[kBatch], zeros[kBatch];
+  const QuantSpec& spec = job.spec;
+  alignas(64) float scales[kBatch], zeros[kBatch], minima[kBatch], inverses[kBatch];
   for (int64_t start = 0; start < job.segments; start += most) {
     const int batch = int(job.segments - start < most ? job.segments - start : most);
     if (job.given_scale != nullptr) {
       for (int s = 0; s < batch; ++s) {
-        scales[s] = job.given_scale[start + s];
-        zeros[s] = job.given_zero != nullptr ? job.given_zero[start + s] : 0.0f;
+        const float second = job.given_zero != nullptr ? job.given_zero[start + s] : 0.0f;
+        const Grid grid = stored_grid(spec, job.given_scale[start + s], second);
+        scales[s] = grid.scale;
+        zeros[s] = grid.zero;
+        minima[s] = grid.minimum;
+        inverses[s] =
+            job.given_inverse != nullptr ? job.given_inverse[start + s] : 1.0f / grid.scale;
       }
     } else if (most > 1) {
-      const LaneGrid grids = short_grids(x, length, batch, job.spec);
+      const LaneGrid grids = short_grids(x, length, batch, spec);
       store(scales, grids.scale);
       store(zeros, grids.zero);
+      store(minima, grids.minimum);
+      store(inverses, grids.inverse);
     } else {
-      const Grid grid = long_grid(x, length, job.spec);
-      scales[0] = grid.scale;
-      zeros[0] = grid.zero;
+      const Coder coder = long_grid(x, length, spec);
+      scales[0] = coder.grid.scale;
+      zeros[0] = coder.grid.zero;
+      minima[0] = coder.grid.minimum;
+      inverses[0] = coder.inverse;
     }
     for (int s = 0; s < batch; ++s, x += length) {
-      if (job.scale != nullptr) job.scale[start + s] = scales[s];
-      if (job.zero != nullptr) job.zero[start + s] = zeros[s];
+      const Grid grid = {scales[s], zeros[s], minima[s]};
+      if (job.scale != nullptr) job.scale[start + s] = grid.scale;
+      if (job.zero != nullptr) job.zero[start + s] = second_of(spec, grid);
       if (y == nullptr) continue;
-      write_segment(x, y, length, job.spec, {scales[s], zeros[s]});
+      write_segment(x, y, length, spec, {grid, inverses[s]});
       y += length;
     }
   }
@@ -335,8 +403,14 @@ void dequantize_segments(const DequantizeJob& job) {
   const int8_t* codes = job.codes;
   T* y = static_cast<T*>(job.y);
   for (int64_t s = 0; s < job.segments; ++s, codes += job.length, y += job.length) {
-    const Lanes scale = all(job.scale[s]);
-    const Lanes zero = all(job.zero != nullptr ? job.zero[s] : 0.0f);
+    const Grid grid = stored_grid(job.spec, job.scale[s], job.zero != nullptr ? job.zero[s] : 0.0f);
+    const Lanes scale = all(grid.scale), zero = all(grid.zero), minimum = all(grid.minimum);
+    if (job.spec.has_minimum()) {
+      over_lanes(job.length, [=](int64_t i, auto part) {
+        store(y + i, (load(codes + i, part) - zero) * scale + minimum, part);
+      });
+      continue;
+    }
     over_lanes(job.length, [=](int64_t i, auto part) {
       store(y + i, (load(codes + i, part) - zero) * scale, part);
     });
@@ -357,11 +431,11 @@ void gradient_segments(const GradientJob& job) {
   Gradient* dx = static_cast<Gradient*>(job.dx);
   const int64_t length = job.length;
   for (int64_t s = 0; s < job.segments; ++s, x += length, dy += length, dx += length) {
-    const Lanes inverse = all(1.0f / job.scale[s]);
-    const ShiftedRange range =
-        shifted_range(job.spec, all(job.zero != nullptr ? job.zero[s] : 0.0f));
+    const Grid grid = stored_grid(job.spec, job.scale[s], job.zero != nullptr ? job.zero[s] : 0.0f);
+    const Lanes inverse = all(1.0f / grid.scale), minimum = all(grid.minimum);
+    const ShiftedRange range = shifted_range(job.spec, all(grid.zero));
     over_lanes(length, [=](int64_t i, auto part) {
-      const Lanes position = load(x + i, part) * inverse + all(kShift);
+      const Lanes position = (load(x + i, part) - minimum) * inverse + all(kShift);
       const Mask inside = both(at_least(position, range.low), at_least(range.high, position));
       store(dx + i, select(inside, load(dy + i, part), all(0.0f)), part);
     });
@@ -395,6 +469,7 @@ void gradient(const GradientJob& job) {
 
 void fill_quantize(VectorKernels& table) {
   table.extent = extent;
+  table.bare_extent = bare_extent;
   table.peak = peak;
   table.quantize = quantize;
   table.grid_errors = grid_errors;

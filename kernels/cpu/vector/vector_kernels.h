@@ -16,7 +16,8 @@ struct SegmentJob {
   void* y;       ///< i8: codes; f32 or bf16: values on the grid; null: the grids alone
   DType y_type;
   const float *given_scale, *given_zero;  ///< null: computed (a null zero with a scale: 0)
-  float *scale, *zero;                    ///< null: not wanted
+  const float* given_inverse;             ///< null: 1 / given_scale
+  float *scale, *zero;                    ///< null: not wanted; zero: second_of the grid
   int64_t segments, length;
   QuantSpec spec;
 };
@@ -27,6 +28,7 @@ struct DequantizeJob {
   void* y;
   DType y_type;
   int64_t segments, length;
+  QuantSpec spec;
 };
 
 struct GradientJob {
@@ -95,6 +97,12 @@ struct VectorKernels {
   void (*add)(const void* a, const void* b, void* y, DType type, int64_t count);
   /// out (f32) += x.
   void (*accumulate)(float* out, const void* x, DType type, int64_t count);
+  /// out (f32) += x * times.
+  void (*accumulate_product)(float* out, const void* x, const void* times, DType type,
+                             int64_t count);
+  /// y = x * factor (+ bias); a null factor stands for `by`, bias may be null. y may be x.
+  void (*scale)(const void* x, void* y, DType type, const float* factor, float by,
+                const float* bias, int64_t count);
   /// y += bias, row by row.
   void (*add_bias)(void* y, DType type, const float* bias, int64_t rows, int64_t cols);
   void (*rms_norm)(const NormJob&);
@@ -104,6 +112,8 @@ struct VectorKernels {
   void (*swiglu_backward)(const void* dy, const void* gate, const void* up, void* dgate, void* dup,
                           DType type, int64_t count);
   Extent (*extent)(const void* x, DType type, int64_t count);
+  /// The extent of the values alone; {infinity, -infinity} of none.
+  Extent (*bare_extent)(const void* x, DType type, int64_t count);
   /// The first value of largest magnitude.
   float (*peak)(const void* x, DType type, int64_t count);
   void (*quantize)(const SegmentJob&);

@@ -15,23 +15,54 @@ bool negative_scales(const WeightQuant& weights) {
   return weights.scale == ScaleRule::signed_max || weights.scale == ScaleRule::mse_signed;
 }
 
+// Q8_0, Q4_0 and Q4_1: blocks of 32 with scales (and minima) in f16. Larger groups and rows repeat
+// theirs.
+std::optional<Misfit> gguf_misfit(const QuantizeOptions& quantize) {
+  const WeightQuant& weights = quantize.weights;
+  if (!weights.bits) return std::nullopt;
+  if (weights.per == Per::group && weights.group % 32 != 0)
+    return Misfit{"quantize.weights.group", "a multiple of 32", fmt::format("{}", weights.group)};
+  if (!weights.symmetric && weights.offset == Offset::zero_point)
+    return Misfit{"quantize.weights.offset", "minimum", "zero_point"};
+  if (!weights.symmetric && *weights.bits != 4)
+    return Misfit{"quantize.weights.bits", "4 for codes that count from a minimum",
+                  fmt::format("{}", *weights.bits)};
+  if (weights.scale_type != ScaleType::f16 && weights.scale_type != ScaleType::portable)
+    return Misfit{"quantize.weights.scale_type", "f16 or portable", word_of(weights.scale_type)};
+  return std::nullopt;
+}
+
+// Only GGUF files hold embeddings and heads as codes here.
+std::optional<Misfit> tables_misfit(const QuantizeOptions& quantize) {
+  if (quantize.embeddings != TableGrid::none)
+    return Misfit{"quantize.embeddings", "none", word_of(quantize.embeddings)};
+  if (quantize.head != TableGrid::none)
+    return Misfit{"quantize.head", "none", word_of(quantize.head)};
+  return std::nullopt;
+}
+
 std::optional<Misfit> compressed_tensors_misfit(const QuantizeOptions& quantize) {
   const WeightQuant& weights = quantize.weights;
   const ActivationQuant& activations = quantize.activations;
   if (!weights.bits) return std::nullopt;  // said where the export list is checked
+  if (!weights.symmetric && weights.offset == Offset::minimum)
+    return Misfit{"quantize.weights.offset", "zero_point", "minimum"};
   if (negative_scales(weights))
     return Misfit{"quantize.weights.scale", "a rule with positive scales", word_of(weights.scale)};
   if (!activations.bits && *weights.bits != 2 && *weights.bits != 4 && *weights.bits != 8)
     return Misfit{"quantize.weights.bits", "2, 4 or 8, which pack into words",
                   number(*weights.bits)};
+  if (activations.bits && activations.per == ActivationPer::group)
+    return Misfit{"quantize.activations.per", "token or tensor", "group"};
   if (activations.bits && activations.dynamic && activations.per == ActivationPer::tensor)
     return Misfit{"quantize.activations.per", "token, or quantize.activations.dynamic: false,",
                   "tensor"};
-  return std::nullopt;
+  return tables_misfit(quantize);
 }
 
 // GPTQ and AWQ: packed words, scales in f16.
-std::optional<Misfit> packed_misfit(const WeightQuant& weights, ExportFormat format) {
+std::optional<Misfit> packed_misfit(const QuantizeOptions& quantize, ExportFormat format) {
+  const WeightQuant& weights = quantize.weights;
   if (!weights.bits) return Misfit{"quantize.weights.bits", "a number", "none"};
   const bool awq = format == ExportFormat::awq;
   const int64_t bits = *weights.bits;
@@ -39,10 +70,13 @@ std::optional<Misfit> packed_misfit(const WeightQuant& weights, ExportFormat for
     return Misfit{"quantize.weights.bits", awq ? "4" : "2, 4 or 8", number(bits)};
   if (weights.per == Per::tensor)
     return Misfit{"quantize.weights.per", "group or channel", "tensor"};
+  if (!weights.symmetric && weights.offset == Offset::minimum)
+    return Misfit{"quantize.weights.offset", "zero_point", "minimum"};
   if (negative_scales(weights))
     return Misfit{"quantize.weights.scale", "a rule with positive scales", word_of(weights.scale)};
   if (weights.scale_type != ScaleType::f16 && weights.scale_type != ScaleType::portable)
     return Misfit{"quantize.weights.scale_type", "f16 or portable", word_of(weights.scale_type)};
+  return tables_misfit(quantize);
   return std::nullopt;
 }
 
@@ -50,11 +84,14 @@ std::optional<Misfit> packed_misfit(const WeightQuant& weights, ExportFormat for
 
 std::optional<Misfit> misfit(const QuantizeOptions& quantize, ExportFormat format) {
   switch (format) {
+    case ExportFormat::gguf:
+      return gguf_misfit(quantize);
     case ExportFormat::compressed_tensors:
       return compressed_tensors_misfit(quantize);
     case ExportFormat::gptq:
     case ExportFormat::awq:
-      return packed_misfit(quantize.weights, format);
+      return packed_misfit(quantize, format);
+    case ExportFormat::peft:
     case ExportFormat::hf:
     case ExportFormat::hf_master:
       break;
@@ -92,6 +129,13 @@ std::vector<std::string> target_warnings(const QuantizeOptions& quantize, Export
       weights.group != 64 && weights.group != 128)
     say(fmt::format("vLLM's Marlin kernels have groups of 32, 64 or 128, not {}", weights.group));
   return lines;
+}
+
+bool as_llama_cpp_computes(const ActivationQuant& activations) {
+  return *activations.bits == 8 && activations.symmetric && activations.dynamic &&
+         activations.per == ActivationPer::group && activations.group == 32 &&
+         activations.scale == ScaleRule::amax && activations.scale_type == ScaleType::f16 &&
+         activations.range == SymmetricRange::strict;
 }
 
 }  // namespace qat::recipe

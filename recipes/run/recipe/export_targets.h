@@ -20,4 +20,7 @@ std::optional<Misfit> misfit(const QuantizeOptions& quantize, ExportFormat forma
 /// What a format holds but no known runtime computes with, and what it leaves out; for the log.
 std::vector<std::string> target_warnings(const QuantizeOptions& quantize, ExportFormat format);
 
+/// True for activations as llama.cpp quantizes them beside Q8_0, Q4_0 and Q4_1 weights.
+bool as_llama_cpp_computes(const ActivationQuant& activations);
+
 }  // namespace qat::recipe

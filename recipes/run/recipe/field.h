@@ -31,6 +31,8 @@ enum class Arity { one, list };
 /// Whether a key decides the numbers of a run: part of the hash, and equal when a run is resumed.
 enum class Matters { yes, no };
 enum class Need { optional, required };
+/// Whether a text may be empty.
+enum class Blank { refused, allowed };
 
 /// A key that has a meaning only beside others: `means` says when, for messages.
 struct FieldCondition {
@@ -51,9 +53,11 @@ struct Field {
   bool low_excluded = false;
   Matters matters = Matters::yes;
   Need need = Need::optional;
+  Blank blank = Blank::refused;
   std::string help;
   std::string default_note;  ///< for the reference, when the default follows from other keys
   std::vector<std::string> nicknames;  ///< what other programs call it, for suggestions
+  std::string also;                    ///< a second key that is read but never written
   FieldCondition when;
   FieldValue (*get)(const Recipe&) = nullptr;
   void (*set)(Recipe&, const FieldValue&) = nullptr;

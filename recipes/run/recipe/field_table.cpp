@@ -17,6 +17,7 @@ struct Takes {
   bool low_excluded = false;
   std::vector<int64_t> choices = {};
   std::vector<std::string> words = {};
+  Blank blank = Blank::refused;
 };
 Takes whole(double low, double high) {
   return {FieldKind::whole, low, high};
@@ -45,6 +46,11 @@ Takes toggle() {
 Takes text() {
   return {FieldKind::text};
 }
+Takes text_or_nothing() {
+  Takes takes{FieldKind::text};
+  takes.blank = Blank::allowed;
+  return takes;
+}
 Takes path() {
   return {FieldKind::path};
 }
@@ -61,6 +67,7 @@ struct Extra {
   FieldCondition when = {};
   std::string default_note = {};
   std::vector<std::string> nicknames = {};
+  std::string also = {};
 };
 
 template <class T>
@@ -79,9 +86,11 @@ Field row(const char* key, FieldValue (*get)(const Recipe&),
   field.low_excluded = takes.low_excluded;
   field.matters = matters;
   field.need = extra.need;
+  field.blank = takes.blank;
   field.help = help;
   field.default_note = extra.default_note;
   field.nicknames = extra.nicknames;
+  field.also = extra.also;
   field.when = extra.when;
   field.get = get;
   field.set = set;
@@ -107,6 +116,10 @@ Field row(const char* key, FieldValue (*get)(const Recipe&),
 constexpr double kMany = 1e9;
 constexpr double kWide = 1 << 24;
 
+const FieldCondition kSmooth = {
+    "quantize.smooth.alpha is not none", {"quantize.smooth.alpha"}, [](const Recipe& r) {
+      return r.quantize.smooth.alpha.mode != SmoothMode::off;
+    }};
 const FieldCondition kScratch = {
     "model.from is scratch", {"model.from"}, [](const Recipe& r) { return r.model.scratch(); }};
 const FieldCondition kWeights = {
@@ -133,10 +146,34 @@ const FieldCondition kSymmetricActivations = {
     [](const Recipe& r) {
       return r.quantize.activations.bits && r.quantize.activations.symmetric;
     }};
+const FieldCondition kActivationGroup = {
+    "quantize.activations.per is group and quantize.activations.bits a number",
+    {"quantize.activations.bits", "quantize.activations.per", "quantize.preset"},
+    [](const Recipe& r) {
+      return r.quantize.activations.bits && r.quantize.activations.per == ActivationPer::group;
+    }};
+const FieldCondition kAsymmetricWeights = {
+    "quantize.weights.symmetric is false and quantize.weights.bits a number",
+    {"quantize.weights.bits", "quantize.weights.symmetric", "quantize.preset"},
+    [](const Recipe& r) { return r.quantize.weights.bits && !r.quantize.weights.symmetric; }};
 const FieldCondition kPercentile = {
     "quantize.calibrate.range is percentile", {"quantize.calibrate.range"}, [](const Recipe& r) {
       return r.quantize.calibrate.range == CalibrationRange::percentile;
     }};
+const FieldCondition kAdapter = {"adapter.kind is lora or dora",
+                                 {"adapter.kind"},
+                                 [](const Recipe& r) { return r.adapter.any(); }};
+const FieldCondition kFreshAdapter = {
+    "adapter.kind is lora or dora and adapter.from is none",
+    {"adapter.kind", "adapter.from"},
+    [](const Recipe& r) { return r.adapter.any() && r.adapter.from.word == AdapterStart::none; }};
+const FieldCondition kFourBitBase = {
+    "adapter.base is nf4 or fp4", {"adapter.base", "adapter.kind"}, [](const Recipe& r) {
+      return r.adapter.any() && r.adapter.four_bit();
+    }};
+const FieldCondition kWholeModel = {"adapter.kind is none (adapter.dtype is the type of adapters)",
+                                    {"adapter.kind"},
+                                    [](const Recipe& r) { return !r.adapter.any(); }};
 const FieldCondition kDecays = {
     "train.schedule.kind is not constant", {"train.schedule.kind"}, [](const Recipe& r) {
       return r.train.schedule.kind != ScheduleKind::constant;
@@ -149,8 +186,9 @@ const FieldCondition kWsd = {
 void add_run_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW(
       model.from, path(), Matters::yes,
-      "Hugging Face directory, GGUF file or run directory; scratch makes a new "
-      "model from the keys below.",
+      "Hugging Face directory, GGUF file or run directory (the high-precision weights of its "
+      "newest "
+      "checkpoint); scratch makes a new model from the keys below.",
       {.need = Need::required, .nicknames = {"model_name_or_path", "model_path", "model_name"}}));
   rows.push_back(QAT_ROW(model.tokenizer, path(), Matters::yes,
                          "Directory or file with the tokenizer; its size is the vocabulary.",
@@ -201,13 +239,16 @@ void add_run_rows(std::vector<Field>& rows) {
 
 void add_data_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW(data.train, path(), Matters::yes,
-                         "Training files: .txt, .jsonl or token caches; * and ? match names.",
+                         "Training files: .txt, .jsonl or token files (.bin); * and ? match names.",
                          {.nicknames = {"train_file", "dataset"}}));
-  rows.push_back(QAT_ROW(data.eval, path(), Matters::no, "Held-out files for the perplexity table.",
+  rows.push_back(QAT_ROW(data.eval, path(), Matters::no,
+                         "Held-out files for the perplexity table; every token of them counts.",
                          {.nicknames = {"valid", "validation", "test"}}));
   rows.push_back(QAT_ROW(
       data.format, word(), Matters::yes,
-      "What a record of a training file is; auto goes by the file's extension and fields."));
+      "What a record of a training file is; auto goes by the file's extension and by which of the "
+      "fields below its first record has. Of prompt_completion and messages only the completion "
+      "and the assistant's answers are trained on."));
   rows.push_back(QAT_ROW(data.sequence, whole(2, kWide), Matters::yes,
                          "Tokens a training sequence.",
                          {.nicknames = {"seq_len", "max_length", "sequence_length", "context"}}));
@@ -224,6 +265,12 @@ void add_data_rows(std::vector<Field>& rows) {
                          "Field of a prompt_completion record that is trained on."));
   rows.push_back(QAT_ROW(data.messages_field, text(), Matters::yes,
                          "Field of a chat record that lists its messages."));
+  rows.push_back(QAT_ROW(data.separator, text_or_nothing(), Matters::yes,
+                         "Text put between prompt and completion; not trained on.",
+                         {.default_note = "empty"}));
+  rows.push_back(QAT_ROW(data.chat_template, path(), Matters::yes,
+                         "Jinja file that turns messages into text, written into the exports too; "
+                         "model takes the model's own."));
   rows.push_back(QAT_ROW(data.cache, path(), Matters::no,
                          "Directory of tokenized files, to start faster next time; run keeps them "
                          "in the run directory."));
@@ -249,19 +296,25 @@ void add_quantize_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW(quantize.weights.symmetric, toggle(), Matters::yes,
                          "Zero point 0; off: a zero point a scale.",
                          {.when = kWeights, .default_note = preset, .nicknames = {"sym"}}));
+  rows.push_back(QAT_ROW(quantize.weights.offset, word(), Matters::yes,
+                         "Where codes count from: a zero_point that is itself a code, or the "
+                         "group's minimum as a real number (GGUF Q4_1).",
+                         {.when = kAsymmetricWeights, .default_note = preset}));
   rows.push_back(QAT_ROW(quantize.weights.range, word(), Matters::yes,
                          "Codes of b bits: strict is -(2^(b-1)-1) to 2^(b-1)-1, full has one more "
                          "below.",
                          {.when = kSymmetricWeights, .default_note = preset}));
-  rows.push_back(QAT_ROW(quantize.weights.rounding, word(), Matters::yes,
-                         "nearest: half to even, trained with the straight-through gradient.",
-                         {.when = kWeights, .default_note = preset}));
+  rows.push_back(
+      QAT_ROW(quantize.weights.rounding, word(), Matters::yes,
+              "nearest: half to even, trained with the straight-through gradient; ggml: the codes "
+              "llama.cpp's own quantizer chooses, where train.steps is 0.",
+              {.when = kWeights, .default_note = preset}));
   rows.push_back(
       QAT_ROW(quantize.weights.scale, word(), Matters::yes,
               "Rule for the scale: amax max|x|/qmax; half_range max|x|/((qmax-qmin)/2); "
               "no_clip the smallest that clips nothing; signed_max m/qmin, m of largest "
               "magnitude; min_max (max-min)/(qmax-qmin), no_clip if symmetric; mse least "
-              "squared error.",
+              "squared error; mse_signed the same, negative where that helps (GGUF).",
               {.when = kWeights,
                .default_note = "the preset's; min_max if symmetric is "
                                "off"}));
@@ -275,8 +328,12 @@ void add_quantize_rows(std::vector<Field>& rows) {
                          {.default_note = preset, .nicknames = {"a_bits", "num_bits"}}));
   rows.push_back(
       QAT_ROW(quantize.activations.per, word(), Matters::yes,
-              "What shares a scale: a token, or the whole tensor.",
-              {.when = kActivations, .default_note = "the preset's; tensor if dynamic is off"}));
+              "What shares a scale: a token, a group within one, or the whole tensor.",
+              {.when = kActivations,
+               .default_note = "the preset's; tensor if dynamic is off; group if group is set"}));
+  rows.push_back(QAT_ROW(quantize.activations.group, whole(2, kWide), Matters::yes,
+                         "Values a group; must divide the inputs of every quantized matrix.",
+                         {.when = kActivationGroup, .default_note = preset}));
   rows.push_back(
       QAT_ROW(quantize.activations.dynamic, toggle(), Matters::yes,
               "Scales computed from each input as the model runs; off: from calibration.",
@@ -295,6 +352,10 @@ void add_quantize_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW(quantize.activations.scale_type, word(), Matters::yes,
                          "As quantize.weights.scale_type.",
                          {.when = kActivations, .default_note = preset}));
+  rows.push_back(QAT_ROW(quantize.activations.divide, word(), Matters::yes,
+                         "What values are divided by: the scale as stored, or exact, before it "
+                         "is rounded to scale_type (what ggml does).",
+                         {.when = kActivations, .default_note = preset}));
 
   rows.push_back(QAT_ROW(quantize.include, text(), Matters::yes,
                          "Matrices to quantize: names or patterns with * and ?.",
@@ -303,6 +364,13 @@ void add_quantize_rows(std::vector<Field>& rows) {
                          "Matrices to leave out of include.", {.nicknames = {"ignore", "skip"}}));
   rows.push_back(QAT_ROW(quantize.layers, layer_ranges(), Matters::yes,
                          "Layers to quantize, counted from 0, such as [0-3, 7]; empty: all."));
+  rows.push_back(QAT_ROW(quantize.embeddings, word(), Matters::yes,
+                         "Grid of the embeddings: q8_0 is int8 in blocks of 32 with f16 scales. "
+                         "With a tied head it is the head's too.",
+                         {.default_note = preset}));
+  rows.push_back(QAT_ROW(quantize.head, word(), Matters::yes,
+                         "Grid of the output head; its input is quantized as the activations are.",
+                         {.default_note = preset}));
   rows.push_back(QAT_ROW(quantize.calibrate.samples, whole(1, kMany), Matters::yes,
                          "Training sequences that calibration looks at."));
   rows.push_back(QAT_ROW(quantize.calibrate.range, word(), Matters::yes,
@@ -315,6 +383,53 @@ void add_quantize_rows(std::vector<Field>& rows) {
                          "SmoothQuant: how much of the activations' range moves into the weights; "
                          "search picks one a layer.",
                          {.nicknames = {"smoothquant"}}));
+  rows.push_back(QAT_ROW(quantize.smooth.fold, word(), Matters::yes,
+                         "Where it comes out of the activations, each exact: norm (before q, k, v "
+                         "and gate, up), up_proj (before down_proj), v_proj (before o_proj).",
+                         {.when = kSmooth}));
+}
+
+void add_adapter_rows(std::vector<Field>& rows) {
+  rows.push_back(QAT_ROW(
+      adapter.kind, word(), Matters::yes,
+      "Train low-rank adapters on a frozen model: y = W x + s B A x; dora also trains the length "
+      "of each output channel's weights.",
+      {.nicknames = {"peft_type", "use_dora", "type"}}));
+  rows.push_back(QAT_ROW(adapter.rank, whole(1, 65536), Matters::yes,
+                         "Rows of A, columns of B; r is read too.",
+                         {.when = kFreshAdapter,
+                          .nicknames = {"lora_r", "lora_rank", "rank_dim"},
+                          .also = "adapter.r"}));
+  rows.push_back(QAT_ROW(adapter.alpha, number_above(0, 1e6), Matters::yes,
+                         "Strength: s is alpha / rank.",
+                         {.when = kFreshAdapter, .nicknames = {"lora_alpha", "scaling"}}));
+  rows.push_back(QAT_ROW(adapter.use_rslora, toggle(), Matters::yes,
+                         "s is alpha / sqrt(rank) instead, so that high ranks learn as fast.",
+                         {.when = kFreshAdapter, .nicknames = {"rslora"}}));
+  rows.push_back(QAT_ROW(adapter.dropout, number(0, 0.95), Matters::yes,
+                         "Share of A's inputs that is set to 0 in training.",
+                         {.when = kAdapter, .nicknames = {"lora_dropout"}}));
+  rows.push_back(QAT_ROW(adapter.target_modules, text(), Matters::yes,
+                         "Matrices that get adapters: names or patterns with * and ?, or "
+                         "all-linear.",
+                         {.when = kFreshAdapter, .nicknames = {"targets", "lora_modules"}}));
+  rows.push_back(QAT_ROW(
+      adapter.base, word(), Matters::yes,
+      "How the frozen matrices are stored: none in fp32; nf4 and fp4 in blocks "
+      "of 64 and int8 per channel, as bitsandbytes does (embeddings and head "
+      "stay bf16).",
+      {.when = kAdapter,
+       .default_note = "bf16; none where dtype is fp32",
+       .nicknames = {"bnb_4bit_quant_type", "load_in_4bit", "load_in_8bit", "quantization"}}));
+  rows.push_back(QAT_ROW(adapter.double_quant, toggle(), Matters::yes,
+                         "Quantize the blocks' scales to 8 bits too.",
+                         {.when = kFourBitBase, .nicknames = {"bnb_4bit_use_double_quant"}}));
+  rows.push_back(QAT_ROW(adapter.dtype, word(), Matters::yes,
+                         "Type the factors are stored and updated in; bf16 rounds at random.",
+                         {.when = kAdapter}));
+  rows.push_back(QAT_ROW(adapter.from, path(), Matters::yes,
+                         "PEFT directory to start from; it gives rank, alpha and modules.",
+                         {.when = kAdapter, .nicknames = {"adapter_name_or_path"}}));
 }
 
 void add_train_rows(std::vector<Field>& rows) {
@@ -369,7 +484,8 @@ void add_train_rows(std::vector<Field>& rows) {
               "biases."));
   rows.push_back(QAT_ROW(train.optimizer.master, word(), Matters::yes,
                          "Type of the weights that are updated; bf16_stochastic rounds at random "
-                         "and halves their memory."));
+                         "and halves their memory.",
+                         {.when = kWholeModel}));
   rows.push_back(QAT_ROW(train.clip_grad_norm, number(0, 1e9), Matters::yes,
                          "Largest global gradient norm; 0: no clipping.",
                          {.nicknames = {"grad_clip", "max_grad_norm", "clip"}}));
@@ -379,6 +495,12 @@ void add_train_rows(std::vector<Field>& rows) {
                          {.nicknames = {"gradient_checkpointing", "activation_checkpointing"}}));
   rows.push_back(QAT_ROW(train.max_bad_steps, whole(1, kMany), Matters::no,
                          "Steps with a non-finite loss or gradient in a row that end the run."));
+  rows.push_back(QAT_ROW(train.spike_z, number(0, 1e6), Matters::yes,
+                         "A loss so many standard deviations above those of the steps before is a "
+                         "spike; 0: none is.",
+                         {.nicknames = {"spike_threshold"}}));
+  rows.push_back(QAT_ROW(train.on_spike, word(), Matters::yes,
+                         "What a spike does: log trains on, skip leaves its update out."));
   rows.push_back(QAT_ROW(train.fuse, toggle(), Matters::yes,
                          "Multiply integers where weights and activations are quantized, as the "
                          "deployed model does; off: simulate in floating point."));
@@ -387,8 +509,8 @@ void add_train_rows(std::vector<Field>& rows) {
                          {.nicknames = {"logging_steps", "log_interval"}}));
 
   rows.push_back(QAT_ROW(distill.teacher, path(), Matters::yes,
-                         "Model to imitate: self is the unquantized start, or a directory or GGUF "
-                         "file with the same tokenizer.",
+                         "Model to imitate: self is the unquantized start, or a directory, GGUF "
+                         "file or run directory with the same tokenizer.",
                          {.default_note = "none; self if distill.kl is set"}));
   rows.push_back(QAT_ROW(distill.kl, number(0, 1e6), Matters::yes,
                          "Weight of the teacher's KL divergence in the loss.",
@@ -408,6 +530,10 @@ void add_output_rows(std::vector<Field>& rows) {
                          "Checkpoints that stay on disk.", {.nicknames = {"save_total_limit"}}));
   rows.push_back(QAT_ROW(checkpoint.max_failed_saves, whole(1, 1e6), Matters::no,
                          "Failed saves in a row that end the run."));
+  rows.push_back(QAT_ROW(checkpoint.time_limit, number(0, 1e7), Matters::no,
+                         "Minutes after which the run must have ended: it saves and leaves with 85 "
+                         "while there is time. 0: as SLURM_JOB_END_TIME says, if it is set.",
+                         {.nicknames = {"max_time", "time"}}));
   rows.push_back(
       QAT_ROW(resume, path(), Matters::no,
               "Which checkpoint to go on from: auto takes the newest whole one, if there "
@@ -433,7 +559,7 @@ void add_output_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW_AS("export", exports, word(), Matters::no,
                             "What to write at the end: hf (weights on their grid, F32), hf-master "
                             "(the high-precision weights), compressed-tensors, gptq, awq (integer "
-                            "codes)."));
+                            "codes), gguf (llama.cpp), peft (the adapter alone)."));
 }
 
 }  // namespace
@@ -444,6 +570,7 @@ const std::vector<Field>& recipe_fields() {
     add_run_rows(rows);
     add_data_rows(rows);
     add_quantize_rows(rows);
+    add_adapter_rows(rows);
     add_train_rows(rows);
     add_output_rows(rows);
     return rows;
@@ -462,7 +589,8 @@ const std::vector<Section>& recipe_sections() {
       {"quantize.calibrate", "quantize.calibrate.samples",
        "Ranges measured on data before training."},
       {"quantize.smooth", "quantize.smooth.alpha",
-       "SmoothQuant, folded into the norms before training."},
+       "SmoothQuant, folded into the weights before training."},
+      {"adapter", "adapter.kind", "Adapters on a frozen model."},
       {"train", "", "The training loop."},
       {"train.enable", "train.enable.order", "How fake quantization comes on, layer by layer."},
       {"train.schedule", "train.schedule.kind", "The learning rate over the run."},
@@ -477,7 +605,7 @@ const std::vector<Section>& recipe_sections() {
 
 const Field* find_field(const std::string& key) {
   for (const auto& field : recipe_fields())
-    if (field.key == key) return &field;
+    if (field.key == key || (!field.also.empty() && field.also == key)) return &field;
   return nullptr;
 }
 

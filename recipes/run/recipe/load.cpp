@@ -31,8 +31,13 @@ void collect_entries(const std::string& prefix, const YamlNode& map, Assignment:
 /// One known key: a leaf, or a section as a map or in its short form.
 void collect(const std::string& key, const std::string& where, const YamlNode& node,
              Assignment::From from, Assignments& out) {
-  if (find_field(key)) {
-    out[key] = {node, from};
+  if (const Field* field = find_field(key)) {
+    const auto before = out.find(field->key);
+    if (before != out.end() && !field->also.empty() && before->second.from == from &&
+        from == Assignment::From::file)
+      refuse("{}: expected {} or {}, got both; remove one", located(where, key), field->key,
+             field->also);
+    out[field->key] = {node, from};
     return;
   }
   const Section& section = *find_section(key);

@@ -200,7 +200,8 @@ FieldValue parse_scalar(const Field& field, const YamlNode& node) {
       return parse_number(field, node);
     case FieldKind::text:
     case FieldKind::path:
-      if (node.text.empty()) refuse_value(field, node, "write a value, or remove the key");
+      if (node.text.empty() && field.blank == Blank::refused)
+        refuse_value(field, node, "write a value, or remove the key");
       return field.kind == FieldKind::path ? parse_path(field, node) : node.text;
     case FieldKind::layer_range:
       return parse_layer_range(field, node);

@@ -54,6 +54,48 @@ WeightQuant with_zero_points(WeightQuant weights) {
   return weights;
 }
 
+/// A GGUF type of blocks of 32 with f16 scales.
+WeightQuant ggml_blocks(int64_t bits, ScaleRule scale) {
+  WeightQuant weights;
+  weights.bits = bits;
+  weights.per = Per::group;
+  weights.group = 32;
+  weights.scale = scale;
+  weights.scale_type = ScaleType::f16;
+  weights.fallback = WeightQuant::Fallback::unquantized;
+  return weights;
+}
+
+WeightQuant ggml_q4_0() {
+  WeightQuant weights = ggml_blocks(4, ScaleRule::signed_max);
+  weights.range = SymmetricRange::full;
+  return weights;
+}
+
+WeightQuant ggml_q4_1() {
+  WeightQuant weights = ggml_blocks(4, ScaleRule::min_max);
+  weights.symmetric = false;
+  weights.offset = Offset::minimum;
+  return weights;
+}
+
+/// What llama.cpp does to an activation before a product with such weights: Q8_0 (Q8_1 has the same
+/// codes), int8 in blocks of 32, divided by the scale before it becomes f16.
+ActivationQuant ggml_q8_0_activations() {
+  ActivationQuant activations;
+  activations.bits = 8;
+  activations.per = ActivationPer::group;
+  activations.group = 32;
+  activations.scale_type = ScaleType::f16;
+  activations.divide = Division::exact;
+  return activations;
+}
+
+WeightQuant portable(WeightQuant weights) {
+  weights.fallback = WeightQuant::Fallback::unquantized;
+  return weights;
+}
+
 }  // namespace
 
 const std::vector<Preset>& presets() {
@@ -100,6 +142,30 @@ const std::vector<Preset>& presets() {
        "every row), least-squares scales in fp16; activations stay as they are",
        with_zero_points(groups_of_128(ScaleType::f16, smaller_group_for_all)),
        {}},
+      {"gguf_q8_0", "llama.cpp Q8_0",
+       "int8 weights in blocks of 32, scales amax/127 in f16; activations in Q8_0 blocks, as "
+       "llama.cpp multiplies them; embeddings and head in Q8_0",
+       ggml_blocks(8, ScaleRule::amax), ggml_q8_0_activations(), TableGrid::q8_0},
+      {"gguf_q4_0", "llama.cpp Q4_0",
+       "int4 weights in blocks of 32, codes -8..7, the value of largest magnitude on -8, scales in "
+       "f16; activations, embeddings and head as gguf_q8_0",
+       ggml_q4_0(), ggml_q8_0_activations(), TableGrid::q8_0},
+      {"gguf_q4_1", "llama.cpp Q4_1",
+       "int4 weights in blocks of 32 counted from their minimum, scale and minimum in f16; "
+       "activations, embeddings and head as gguf_q8_0",
+       ggml_q4_1(), ggml_q8_0_activations(), TableGrid::q8_0},
+      {"portable_w4",
+       "GGUF Q4_0, compressed-tensors and GPTQ at once",
+       "int4 weights in groups of 32, codes -8..7, least-squares scales exact in bf16 and fp16; "
+       "activations as they are, since each runtime has its own",
+       portable(int4_groups_of_32()),
+       {}},
+      {"portable_w8",
+       "GGUF Q8_0, compressed-tensors and GPTQ at once",
+       "int8 weights, one scale amax/127 an output channel, exact in bf16 and fp16; activations as "
+       "they are",
+       portable(int8_per_channel(ScaleType::portable)),
+       {}},
   };
   return kPresets;
 }
@@ -114,6 +180,7 @@ void apply_preset(const Preset& preset, QuantizeOptions& quantize) {
   quantize.preset = preset.name;
   quantize.weights = preset.weights;
   quantize.activations = preset.activations;
+  quantize.embeddings = quantize.head = preset.tables;
 }
 
 std::vector<std::string> preset_names() {

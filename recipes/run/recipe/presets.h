@@ -12,6 +12,7 @@ struct Preset {
   std::string name, target, description;
   WeightQuant weights;
   ActivationQuant activations;
+  TableGrid tables = TableGrid::none;  ///< of embeddings and head
 };
 
 const std::vector<Preset>& presets();

@@ -16,6 +16,7 @@ QuantSpec WeightQuant::spec() const {
   spec.per = per;
   spec.group = per == Per::group ? int(group) : 0;
   spec.range = range_of(symmetric, range);
+  if (!symmetric && offset == Offset::minimum) spec.range = Range::minimum;
   spec.rule = scale;
   spec.scale_type = scale_type;
   return spec;
@@ -24,7 +25,11 @@ QuantSpec WeightQuant::spec() const {
 QuantSpec ActivationQuant::spec() const {
   QuantSpec spec;
   spec.bits = int(bits.value_or(8));
-  spec.per = per == ActivationPer::token ? Per::row : Per::tensor;
+  spec.per = per == ActivationPer::token   ? Per::row
+             : per == ActivationPer::group ? Per::group
+                                           : Per::tensor;
+  spec.group = per == ActivationPer::group ? int(group) : 0;
+  spec.division = divide;
   spec.range = range_of(symmetric, range);
   spec.rule = scale;
   spec.scale_type = scale_type;

@@ -15,8 +15,10 @@ namespace qat::recipe {
 
 enum class Backend { automatic, cpu, cuda };
 enum class DataFormat { by_extension, text, prompt_completion, messages };
-enum class Rounding { nearest };
-enum class ActivationPer { token, tensor };
+enum class Rounding { nearest, ggml };
+enum class ActivationPer { token, tensor, group };
+enum class Offset { zero_point, minimum };
+enum class TableGrid { none, q8_0 };
 enum class SymmetricRange { strict, full };
 enum class CalibrationRange { min_max, percentile, mse };
 enum class EnableOrder { front_to_back, back_to_front, sensitivity };
@@ -24,9 +26,14 @@ enum class ScheduleKind { cosine, linear, wsd, constant };
 enum class OptimizerKind { adamw };
 enum class MasterWeights { fp32, bf16_stochastic };
 enum class RecomputePolicy { off, cheap, block };
+enum class OnSpike { log, skip };
 enum class Metric { perplexity };
-enum class ExportFormat { hf, hf_master, compressed_tensors, gptq, awq };
+enum class ExportFormat { hf, hf_master, compressed_tensors, gguf, gptq, awq, peft };
+enum class AdapterChoice { none, lora, dora };
+enum class BaseChoice { none, bf16, int8, nf4, fp4 };
+enum class AdapterStart { none, path };
 enum class SmoothMode { off, fixed, search };
+enum class SmoothFold { norm, up_proj, v_proj };
 
 /// A key that is one of a few words or a path; `path` is set only when the word is E::path.
 template <class E>
@@ -39,6 +46,7 @@ enum class ModelOrigin { path, scratch };
 enum class TeacherKind { none, self, path };
 enum class ResumeKind { automatic, never, automatic_or_scratch, path };
 enum class CacheKind { run, off, path };
+enum class TemplateKind { model, path };
 
 /// Layers first..last, both included, counted from 0.
 struct LayerRange {
@@ -69,6 +77,8 @@ struct DataOptions {
   bool packing = true, shuffle = true;
   std::string text_field = "text", prompt_field = "prompt", completion_field = "completion";
   std::string messages_field = "messages";
+  std::string separator;                   ///< between prompt and completion
+  WordOrPath<TemplateKind> chat_template;  ///< of messages records
   WordOrPath<CacheKind> cache;
 };
 
@@ -78,6 +88,7 @@ struct WeightQuant {
   Per per = Per::row;
   int64_t group = 0;
   bool symmetric = true;
+  Offset offset = Offset::zero_point;  ///< when not symmetric
   SymmetricRange range = SymmetricRange::strict;
   Rounding rounding = Rounding::nearest;
   ScaleRule scale = ScaleRule::amax;
@@ -86,10 +97,11 @@ struct WeightQuant {
   /// refused instead of falling back.
   bool group_by_hand = false;
   /// What becomes of a matrix whose rows the preset's groups do not divide; goes with the preset:
-  /// int8 a channel, the largest smaller group (64, 32) that divides it, or the one that divides
-  /// all of them (for formats with one group size), else a scale a channel.
+  /// int8 a channel; nothing is quantized; the largest smaller group (64, 32) that divides it, or
+  /// that divides all of them (for formats with one group size), else a scale a channel.
   enum class Fallback {
     int8_rows,
+    unquantized,
     smaller_group,
     smaller_group_for_all
   } fallback = Fallback::int8_rows;
@@ -101,11 +113,13 @@ struct WeightQuant {
 struct ActivationQuant {
   std::optional<int64_t> bits;  ///< none: activations stay as they are
   ActivationPer per = ActivationPer::token;
+  int64_t group = 0;
   bool dynamic = true;  ///< false: the range comes from calibration (quantize.calibrate)
   bool symmetric = true;
   SymmetricRange range = SymmetricRange::strict;
   ScaleRule scale = ScaleRule::amax;
   ScaleType scale_type = ScaleType::f32;
+  Division divide = Division::stored;
 
   QuantSpec spec() const;
 };
@@ -124,6 +138,7 @@ struct SmoothAlpha {
 };
 struct SmoothOptions {
   SmoothAlpha alpha;
+  std::vector<SmoothFold> fold = {SmoothFold::norm, SmoothFold::up_proj, SmoothFold::v_proj};
 };
 
 struct QuantizeOptions {
@@ -134,10 +149,29 @@ struct QuantizeOptions {
                                       "gate_proj", "up_proj", "down_proj"};
   std::vector<std::string> exclude;
   std::vector<LayerRange> layers;  ///< empty: all
+  TableGrid embeddings = TableGrid::none, head = TableGrid::none;
   CalibrateOptions calibrate;
   SmoothOptions smooth;
 
-  bool any() const { return weights.bits || activations.bits; }
+  bool tables() const { return embeddings != TableGrid::none || head != TableGrid::none; }
+  bool any() const { return weights.bits || activations.bits || tables(); }
+};
+
+/// A frozen model and the adapters that are trained on it.
+struct AdapterOptions {
+  AdapterChoice kind = AdapterChoice::none;
+  int64_t rank = 8;
+  double alpha = 8.0, dropout = 0.0;
+  bool use_rslora = false;
+  std::vector<std::string> target_modules = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                             "gate_proj", "up_proj", "down_proj"};
+  BaseChoice base = BaseChoice::bf16;  ///< filled in: none where dtype is fp32
+  bool double_quant = true;
+  DType dtype = DType::f32;       ///< of the factors
+  WordOrPath<AdapterStart> from;  ///< a PEFT directory to go on from
+
+  bool any() const { return kind != AdapterChoice::none; }
+  bool four_bit() const { return base == BaseChoice::nf4 || base == BaseChoice::fp4; }
 };
 
 struct EnableOptions {
@@ -173,6 +207,8 @@ struct TrainOptions {
   double clip_grad_norm = 1.0;  ///< 0: no clipping
   RecomputePolicy recompute = RecomputePolicy::cheap;
   int64_t max_bad_steps = 10;
+  double spike_z = 8.0;  ///< standard deviations above the recent mean; 0: no watch
+  OnSpike on_spike = OnSpike::log;
   bool fuse = true;
   int64_t log_every = 1;
 };
@@ -187,6 +223,7 @@ struct CheckpointOptions {
   int64_t every = 100;  ///< steps; 0: only when stopped and at the end
   int64_t keep = 2;
   int64_t max_failed_saves = 3;
+  double time_limit = 0;  ///< minutes from the start of the command; 0: none
 };
 
 struct EvaluateOptions {
@@ -211,6 +248,7 @@ struct Recipe {
   DType dtype = DType::bf16;
   DataOptions data;
   QuantizeOptions quantize;
+  AdapterOptions adapter;
   TrainOptions train;
   DistillOptions distill;
   CheckpointOptions checkpoint;
@@ -249,6 +287,9 @@ Recipe parse_recipe(const std::string& text, const std::string& name,
 
 /// The resolved recipe as YAML with every key; reading it back gives the same recipe.
 std::string to_yaml(const Recipe& recipe);
+/// What is quantized how, for the log: "w8a8: int8 weights, ...", with every key of the preset that
+/// the recipe changed: "w8a8 with weights.bits 4: ...".
+std::string scheme_text(const QuantizeOptions& quantize);
 /// 16 hex digits over the keys that decide the numbers of a run.
 std::string recipe_hash(const Recipe& recipe);
 

@@ -65,6 +65,15 @@ std::string grid_text(const QuantSpec& spec, bool quantized, const std::string& 
                      spec.qmax(), per, word_of(spec.rule), word_of(spec.scale_type));
 }
 
+std::string weights_text(const WeightQuant& weights) {
+  return grid_text(weights.spec(), weights.bits.has_value(), "output channel");
+}
+
+std::string activations_text(const ActivationQuant& activations) {
+  return grid_text(activations.spec(), activations.bits.has_value(), "token") +
+         (activations.bits && !activations.dynamic ? ", calibrated" : "");
+}
+
 constexpr const char* kIntroduction =
     R"(# Recipes
 
@@ -82,6 +91,7 @@ begins with `# yaml-language-server: $schema=recipe.schema.json`.
 | `smollm2-w4a16.yaml` | the same model to compressed-tensors W4A16, for vLLM |
 | `smollm2-gptq.yaml` | to GPTQ, and the same codes to compressed-tensors |
 | `smollm2-awq.yaml` | to AWQ's container, with zero points |
+| `gsm8k-w8a8.yaml` | SmolLM2-135M-Instruct on questions and answers, the loss on the answers only |
 | `pretrain-tiny.yaml` | a small story model from nothing, quantized in the last third |
 
 ## How a recipe is read
@@ -110,10 +120,9 @@ std::string preset_table() {
       "that does not divide a\nmatrix's rows falls back for that matrix; a group written by hand "
       "is refused there.\n\n| preset | for | weights | activations |\n| --- | --- | --- | --- |\n";
   for (const auto& preset : presets())
-    out += fmt::format(
-        "| `{}` | {}: {} | {} | {} |\n", preset.name, preset.target, cell(preset.description),
-        grid_text(preset.weights.spec(), preset.weights.bits.has_value(), "output channel"),
-        grid_text(preset.activations.spec(), preset.activations.bits.has_value(), "token"));
+    out += fmt::format("| `{}` | {}: {} | {} | {} |\n", preset.name, preset.target,
+                       cell(preset.description), weights_text(preset.weights),
+                       activations_text(preset.activations));
   return out;
 }
 
@@ -173,6 +182,29 @@ std::string recipe_reference() {
            rows;
   }
   return out;
+}
+
+std::string scheme_text(const QuantizeOptions& quantize) {
+  if (!quantize.any()) return "none";
+  const Preset& preset = preset_named(quantize.preset);
+  Recipe pure, written;
+  pure.quantize.weights = preset.weights;
+  pure.quantize.activations = preset.activations;
+  written.quantize = quantize;
+  std::string changed;
+  for (const Field& field : recipe_fields()) {
+    const bool grid = field.key.starts_with("quantize.weights.") ||
+                      field.key.starts_with("quantize.activations.");
+    const FieldValue value = field.get(written);
+    if (!grid || value == field.get(pure) || (field.when.holds && !field.when.holds(written)))
+      continue;
+    changed +=
+        fmt::format("{}{} {}", changed.empty() ? " with " : ", ",
+                    field.key.substr(std::string("quantize.").size()), yaml_value(field, value));
+  }
+  return fmt::format("{}{}: weights {}; activations {}",
+                     quantize.preset == "none" ? "no preset" : quantize.preset, changed,
+                     weights_text(quantize.weights), activations_text(quantize.activations));
 }
 
 }  // namespace qat::recipe

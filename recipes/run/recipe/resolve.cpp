@@ -85,6 +85,9 @@ void fill_quantize(Recipe& recipe, const Sources& sources) {
   // Static codes saturate at -128 where they are served.
   if (!activations.dynamic && activations.symmetric && !sources.by_hand(a + "range"))
     activations.range = SymmetricRange::full;
+  const bool groups = sources.by_hand(a + "group");
+  if (groups && !sources.by_hand(a + "per")) activations.per = ActivationPer::group;
+  if (activations.per != ActivationPer::group && !groups) activations.group = 0;
   if (!sources.by_hand(a + "scale") && !activations.symmetric &&
       activations.scale != ScaleRule::mse)
     activations.scale = ScaleRule::min_max;
@@ -120,6 +123,9 @@ void fill(Recipe& recipe, Sources& sources) {
   const bool teacher = distill.teacher.word != TeacherKind::none;
   if (!sources.by_hand("distill.kl")) distill.kl = teacher ? 1.0 : 0.0;
   if (!sources.by_hand("distill.cross_entropy")) distill.cross_entropy = teacher ? 0.0 : 1.0;
+
+  if (!sources.by_hand("adapter.base") && recipe.dtype == DType::f32)
+    recipe.adapter.base = BaseChoice::none;
 
   ScheduleOptions& schedule = recipe.train.schedule;
   if (schedule.kind == ScheduleKind::wsd && !sources.by_hand("train.schedule.decay"))
@@ -183,19 +189,55 @@ void check_quantize(const Recipe& recipe, const Sources& sources) {
                       "no group", "set quantize.weights.group, for example to 32");
     check_scale_rule({"quantize.weights", weights.range, weights.scale, *weights.bits},
                      weights.symmetric, sources);
+    if (weights.rounding == Rounding::ggml && recipe.train.steps > 0)
+      refuse_together(sources, "quantize.weights.rounding", "nearest where train.steps is above 0",
+                      "ggml",
+                      "ggml's rule is for models that are not trained: change one of the two");
+    if (!weights.symmetric && weights.offset == Offset::minimum &&
+        weights.scale != ScaleRule::min_max)
+      refuse_together(sources, "quantize.weights.scale",
+                      "min_max where quantize.weights.offset is minimum", word_of(weights.scale),
+                      "change one of the two");
   }
   if (activations.bits) {
     check_scale_rule(
         {"quantize.activations", activations.range, activations.scale, *activations.bits},
         activations.symmetric, sources);
-    if (!activations.dynamic && activations.per == ActivationPer::token)
+    if (!activations.dynamic && activations.per != ActivationPer::tensor)
       refuse_together(sources, "quantize.activations.per",
-                      "tensor where quantize.activations.dynamic is off", "token",
+                      "tensor where quantize.activations.dynamic is off", word_of(activations.per),
                       "calibrated scales cannot follow single tokens: change one of the two");
+    if (activations.per == ActivationPer::group && activations.group == 0)
+      refuse_together(sources, "quantize.activations.per",
+                      "quantize.activations.group beside group", "no group",
+                      "set quantize.activations.group, for example to 32");
   }
   if (recipe.quantize.any() && recipe.quantize.include.empty())
     refuse_together(sources, "quantize.include", "at least one matrix to quantize", "an empty list",
                     "name some, or set quantize.preset: none");
+}
+
+void check_adapter(const Recipe& recipe, const Sources& sources) {
+  const AdapterOptions& adapter = recipe.adapter;
+  if (!adapter.any()) return;
+  if (recipe.model.scratch())
+    refuse_together(sources, "adapter.kind", "none where model is scratch",
+                    yaml_value(*find_field("adapter.kind"), FieldValue(word_of(adapter.kind))),
+                    "adapters need a trained model below them: name one in model");
+  if (adapter.target_modules.empty())
+    refuse_together(sources, "adapter.target_modules", "at least one matrix", "an empty list",
+                    "name some, such as [q_proj, v_proj], or all-linear");
+  if (adapter.dropout > 0 && recipe.quantize.any())
+    refuse_together(sources, "adapter.dropout", "0 where the merged weights are quantized",
+                    fmt::format("{}", adapter.dropout),
+                    "the grid is that of W + s B A, whose inputs no dropout can tell apart: set it "
+                    "to 0, or quantize.preset: none");
+  if (recipe.quantize.smooth.alpha.mode != SmoothMode::off)
+    refuse_together(sources, "quantize.smooth.alpha", "none beside an adapter",
+                    yaml_value(*find_field("quantize.smooth.alpha"),
+                               find_field("quantize.smooth.alpha")->get(recipe)),
+                    "smoothing would change the frozen base: smooth in a run without an adapter "
+                    "and start from its export/hf-master");
 }
 
 void check_scratch(const ModelOptions& model, const Sources& sources) {
@@ -279,6 +321,14 @@ void check_outputs(Recipe& recipe, Sources& sources) {
     refuse_together(sources, "evaluate.metrics", "data.eval beside perplexity", "no text",
                     "set data.eval, or remove evaluate");
   auto& exports = recipe.exports;
+  const auto adapter = std::find(exports.begin(), exports.end(), ExportFormat::peft);
+  if (adapter != exports.end() && !recipe.adapter.any()) {
+    if (!sources.outdated("export", {"adapter"}))
+      refuse_together(sources, "export", "an adapter for peft", "adapter.kind: none",
+                      "set adapter.kind: lora or dora, or remove the format");
+    exports.erase(adapter);
+    recipe.warnings.push_back("export: peft left out: there is no adapter");
+  }
   for (const ExportFormat format :
        {ExportFormat::compressed_tensors, ExportFormat::gptq, ExportFormat::awq}) {
     const auto integers = std::find(exports.begin(), exports.end(), format);
@@ -312,6 +362,12 @@ void add_warnings(Recipe& recipe, const Sources& sources) {
   }
   for (const ExportFormat format : recipe.exports)
     for (const std::string& line : target_warnings(quantize, format)) lines.push_back(line);
+  const auto& exports = recipe.exports;
+  if (std::find(exports.begin(), exports.end(), ExportFormat::gguf) != exports.end() &&
+      quantize.activations.bits && !as_llama_cpp_computes(quantize.activations))
+    lines.push_back(
+        "quantize.activations: llama.cpp computes with int8 in blocks of 32, scales in f16 (the "
+        "activations of the gguf presets), whatever was trained");
   if (quantize.any() && train.steps > 0 && train.warmup_bf16 >= train.steps)
     lines.push_back(
         fmt::format("train.warmup_bf16: {} of {} steps, so no step trains with quantization",
@@ -349,6 +405,7 @@ Recipe resolve(const Assignments& written, const std::string& name) {
   check_conditions(recipe, sources);
   check_scratch(recipe.model, sources);
   check_quantize(recipe, sources);
+  check_adapter(recipe, sources);
   check_train(recipe, sources);
   check_outputs(recipe, sources);
   check_targets(recipe, sources);

@@ -90,8 +90,11 @@ bool directly_below(const std::string& key, const std::string& section) {
 Json map_schema(const std::string& section) {
   Json schema = {{"type", "object"}, {"additionalProperties", false}};
   Json properties = Json::object();
-  for (const auto& field : recipe_fields())
-    if (directly_below(field.key, section)) properties[last_part(field.key)] = field_schema(field);
+  for (const auto& field : recipe_fields()) {
+    if (!directly_below(field.key, section)) continue;
+    properties[last_part(field.key)] = field_schema(field);
+    if (!field.also.empty()) properties[last_part(field.also)] = field_schema(field);
+  }
   for (const auto& below : recipe_sections()) {
     if (!directly_below(below.key, section)) continue;
     Json entry = {{"description", below.help}};

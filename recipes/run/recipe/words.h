@@ -29,15 +29,20 @@ QAT_WORDS(Backend, {"auto", automatic}, {"cpu", cpu}, {"cuda", cuda})
 QAT_WORDS(DType, {"bf16", bf16}, {"fp32", f32})
 QAT_WORDS(DataFormat, {"auto", by_extension}, {"text", text},
           {"prompt_completion", prompt_completion}, {"messages", messages})
-QAT_WORDS(Rounding, {"nearest", nearest})
+QAT_WORDS(Rounding, {"nearest", nearest}, {"ggml", ggml})
 QAT_WORDS(Per, {"channel", row}, {"tensor", tensor}, {"group", group})
-QAT_WORDS(ActivationPer, {"token", token}, {"tensor", tensor})
+QAT_WORDS(ActivationPer, {"token", token}, {"tensor", tensor}, {"group", group})
+QAT_WORDS(Offset, {"zero_point", zero_point}, {"minimum", minimum})
+QAT_WORDS(TableGrid, {"none", none}, {"q8_0", q8_0})
+QAT_WORDS(Division, {"stored", stored}, {"exact", exact})
 QAT_WORDS(SymmetricRange, {"strict", strict}, {"full", full})
 QAT_WORDS(ScaleRule, {"amax", amax}, {"half_range", half_range}, {"no_clip", no_clip},
-          {"signed_max", signed_max}, {"min_max", min_max}, {"minmax", min_max}, {"mse", mse})
+          {"signed_max", signed_max}, {"min_max", min_max}, {"minmax", min_max}, {"mse", mse},
+          {"mse_signed", mse_signed})
 QAT_WORDS(ScaleType, {"f32", f32}, {"bf16", bf16}, {"f16", f16}, {"portable", portable})
 QAT_WORDS(CalibrationRange, {"min_max", min_max}, {"minmax", min_max}, {"percentile", percentile},
           {"mse", mse})
+QAT_WORDS(SmoothFold, {"norm", norm}, {"up_proj", up_proj}, {"v_proj", v_proj})
 QAT_WORDS(EnableOrder, {"front_to_back", front_to_back}, {"back_to_front", back_to_front},
           {"sensitivity", sensitivity})
 QAT_WORDS(ScheduleKind, {"cosine", cosine}, {"linear", linear}, {"wsd", wsd},
@@ -45,15 +50,21 @@ QAT_WORDS(ScheduleKind, {"cosine", cosine}, {"linear", linear}, {"wsd", wsd},
 QAT_WORDS(OptimizerKind, {"adamw", adamw})
 QAT_WORDS(MasterWeights, {"fp32", fp32}, {"bf16_stochastic", bf16_stochastic})
 QAT_WORDS(RecomputePolicy, {"off", off}, {"cheap", cheap}, {"block", block})
+QAT_WORDS(OnSpike, {"log", log}, {"skip", skip})
 QAT_WORDS(Metric, {"perplexity", perplexity})
 QAT_WORDS(ExportFormat, {"hf", hf}, {"hf-master", hf_master},
-          {"compressed-tensors", compressed_tensors}, {"gptq", gptq}, {"awq", awq})
+          {"compressed-tensors", compressed_tensors}, {"gguf", gguf}, {"gptq", gptq}, {"awq", awq},
+          {"peft", peft})
+QAT_WORDS(AdapterChoice, {"none", none}, {"lora", lora}, {"dora", dora})
+QAT_WORDS(BaseChoice, {"none", none}, {"bf16", bf16}, {"int8", int8}, {"nf4", nf4}, {"fp4", fp4})
 // Of a WordOrPath: the words beside E::path.
 QAT_WORDS(ModelOrigin, {"scratch", scratch})
+QAT_WORDS(AdapterStart, {"none", none})
 QAT_WORDS(TeacherKind, {"none", none}, {"self", self})
 QAT_WORDS(ResumeKind, {"auto", automatic}, {"never", never},
           {"auto-or-scratch", automatic_or_scratch})
 QAT_WORDS(CacheKind, {"run", run}, {"off", off})
+QAT_WORDS(TemplateKind, {"model", model})
 #undef QAT_WORDS
 
 /// The word of a value: word_of(Backend::cpu) is "cpu".

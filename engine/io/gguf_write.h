@@ -1,0 +1,39 @@
+// Writing GGUF v3 files front to back, one tensor in memory at a time.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "engine/io/gguf_blocks.h"
+#include "kernels/view.h"
+
+namespace qat {
+
+/// A metadata value, typed as llama.cpp expects it: counts and ids u32, real numbers f32.
+using GgufField = std::variant<uint32_t, float, bool, std::string, std::vector<std::string>,
+                               std::vector<float>, std::vector<int32_t>>;
+struct GgufKey {
+  std::string key;
+  GgufField value;
+};
+
+struct GgufEntry {
+  std::string name;
+  GgufType type;
+  Shape shape;  ///< row-major, [out, in]
+
+  uint64_t bytes() const;
+};
+
+using GgufSink = std::function<void(const void* data, size_t bytes)>;
+
+/// Creates `path`, in the order of the lists, and syncs it. `contents` gives exactly the bytes of
+/// an entry to its sink. Throws Error(cannot_write).
+void write_gguf(const std::string& path, const std::vector<GgufKey>& keys,
+                const std::vector<GgufEntry>& entries,
+                const std::function<void(const GgufEntry&, const GgufSink&)>& contents);
+
+}  // namespace qat

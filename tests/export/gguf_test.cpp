@@ -1,0 +1,248 @@
+// GGUF files as the exporter writes them, read back by the reader of models and byte by byte.
+#include "models/export/gguf.h"
+
+#include <gtest/gtest.h>
+
+#include "engine/io/gguf.h"
+#include "engine/io/gguf_codes.h"
+#include "models/decoder.h"
+#include "models/gguf_names.h"
+#include "models/source.h"
+#include "tests/export/small_model.h"
+#include "tests/io/files.h"
+
+namespace qat {
+namespace {
+
+using test::expect_mentions;
+using test::Folder;
+using test::refusal;
+using test::small_config;
+using test::small_model;
+
+QuantSpec grid(int bits, Per per, Range range) {
+  return {bits,
+          per,
+          per == Per::group ? 32 : 0,
+          range,
+          ScaleRule::amax,
+          ScaleType::f16,
+          Division::stored};
+}
+
+LinearQuant only(const QuantSpec& weight) {
+  return {.weight = weight, .activation = {}};
+}
+
+const QuantSpec kQ8 = grid(8, Per::group, Range::strict);
+const QuantSpec kQ4 = grid(4, Per::group, Range::full);
+const QuantSpec kQ4Minimum = grid(4, Per::group, Range::minimum);
+
+// Codes as GGUF holds them: every block of 32 with its own scale.
+QuantizedMatrix in_blocks(const QuantizedMatrix& m) {
+  QuantizedMatrix out = m;
+  out.scales.clear();
+  out.zeros.clear();
+  for (int64_t row = 0; row < m.shape[0]; ++row)
+    for (int64_t k = 0; k < m.shape[1]; k += kCodeBlock) {
+      out.scales.push_back(m.scales[m.scale_index(row, k)]);
+      if (!m.zeros.empty()) out.zeros.push_back(m.zeros[m.scale_index(row, k)]);
+    }
+  return out;
+}
+
+struct Case {
+  const char* name;
+  ModelConfig config;
+  LinearQuant quant;
+  const char* file;
+};
+
+ModelConfig family(const char* architecture) {
+  ModelConfig c = small_config();
+  c.architecture = architecture;
+  c.qkv_bias = c.architecture == "qwen2";
+  c.qk_norm = c.architecture == "qwen3";
+  return c;
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const char* name : {"llama", "mistral", "qwen2", "qwen3"})
+    all.push_back({name, family(name), only(kQ4), "m-Q4_0.gguf"});
+  all.push_back({"Q8_0", small_config(), only(kQ8), "m-Q8_0.gguf"});
+  all.push_back({"Q4_1", small_config(), only(kQ4Minimum), "m-Q4_1.gguf"});
+  all.push_back(
+      {"int8 rows", small_config(), only(grid(8, Per::row, Range::strict)), "m-Q8_0.gguf"});
+  all.push_back(
+      {"int3 of a matrix", small_config(), only(grid(3, Per::tensor, Range::full)), "m-Q4_0.gguf"});
+  all.push_back({"floats", small_config(), {}, "m-F16.gguf"});
+  ModelConfig c = small_config();
+  c.tied_head = true;
+  c.rope_scaling = RopeScaling::llama3;
+  c.rope_factor = 32.0;
+  c.rope_theta = 500000.0;
+  all.push_back({"llama3 rope", c, only(kQ8), "m-Q8_0.gguf"});
+  c.rope_original_positions = 100;  // no set of parameters the reader knows
+  all.push_back({"rope divisors", c, only(kQ8), "m-Q8_0.gguf"});
+  c.rope_scaling = RopeScaling::linear;
+  all.push_back({"linear rope", c, only(kQ8), "m-Q8_0.gguf"});
+  return all;
+}
+
+TEST(ExportGguf, ReadsBackInEveryFamilyAndGrid) {
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(c.name);
+    const Folder folder;
+    const ExportModel model = small_model(c.quant, c.config);
+    EXPECT_EQ(export_gguf(folder.file("out"), model, {.name = "m"}), folder.file("out/") + c.file);
+    EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.file("out")), {}), 1);
+    const auto source = ModelSource::open(folder.file("out/") + c.file);
+    const QuantPlan plan = source->quantization();
+    EXPECT_EQ(planned_linears(plan), c.quant.weight ? 14 : 0);
+    for (const ExportTensor& tensor : model.tensors) {
+      std::vector<float> expected(size_t(tensor.shape.count())), got(expected.size());
+      model.floats(tensor, expected.data());
+      source->read(tensor.name, got.data());
+      if (tensor.quantized()) {
+        EXPECT_EQ(got, expected) << tensor.name;
+        EXPECT_EQ(difference(in_blocks(model.codes(tensor)), source->read_codes(tensor.name)), "");
+        const LinearQuant& quant = plan.linears.at(tensor.name.substr(0, tensor.name.rfind('.')));
+        EXPECT_EQ(quant.weight->has_minimum(), c.quant.weight->has_minimum());
+        EXPECT_EQ(quant.activation->group, 32);
+        EXPECT_EQ(quant.activation->division, Division::exact);
+      } else if (tensor.shape.rank() == 1) {
+        EXPECT_EQ(got, expected) << tensor.name;
+      } else {
+        for (size_t i = 0; i < got.size(); ++i)
+          ASSERT_EQ(got[i], to_float(to_float16(expected[i]))) << tensor.name;
+      }
+    }
+    const ModelConfig& read = source->config();
+    EXPECT_EQ(read.rope_scaling == RopeScaling::linear,
+              c.config.rope_scaling == RopeScaling::linear);
+    EXPECT_EQ(read.qkv_bias, c.config.qkv_bias);
+    EXPECT_EQ(read.tied_head, c.config.tied_head);
+  }
+}
+
+TEST(ExportGguf, BlocksLieAsGgmlHasThem) {
+  CodeBlock block{};
+  for (int i = 0; i < 32; ++i) block.codes[i] = int8_t(i % 16 - 8);
+  block.scale = -0.5f;
+  block.minimum = 2.0f;
+  std::byte bytes[34];
+  const auto at = [&](int i) { return std::to_integer<int>(bytes[i]); };
+  pack_block(GgufType::q4_0, block, bytes);
+  EXPECT_EQ(at(0) | at(1) << 8, 0xB800);  // -0.5 in f16
+  for (int j = 0; j < 16; ++j) EXPECT_EQ(at(2 + j), j | j << 4);
+  pack_block(GgufType::q4_1, block, bytes);
+  EXPECT_EQ(at(2) | at(3) << 8, 0x4000);
+  for (int j = 0; j < 16; ++j) EXPECT_EQ(at(4 + j), j | j << 4);
+  float values[32];
+  decode_blocks(GgufType::q4_1, bytes, 1, values);
+  for (int i = 0; i < 32; ++i) EXPECT_EQ(values[i], float(i % 16) * -0.5f + 2.0f);
+  block.codes[3] = -128;
+  pack_block(GgufType::q8_0, block, bytes);
+  EXPECT_EQ(int8_t(at(2 + 3)), -128);
+  for (GgufType type : {GgufType::q8_0, GgufType::q4_0, GgufType::q4_1}) {
+    if (type != GgufType::q8_0) block.codes[3] = 7;
+    pack_block(type, block, bytes);
+    const CodeBlock back = unpack_block(type, bytes);
+    EXPECT_EQ(std::memcmp(back.codes, block.codes, 32), 0);
+    EXPECT_EQ(back.scale, block.scale);
+    EXPECT_EQ(back.minimum, type == GgufType::q4_1 ? 2.0f : 0.0f);
+  }
+}
+
+TEST(ExportGguf, KeepsTheTypeThatIsExact) {
+  for (const auto& [value, type] : {std::pair{1.0f, GgufType::f16},
+                                    {to_float(to_bfloat16(1e-30f)), GgufType::bf16},
+                                    {0.1f, GgufType::f16},
+                                    {1e6f + 3.0f, GgufType::bf16}}) {
+    const Folder folder;
+    ExportModel model = small_model(only(kQ8));
+    model.floats = [inner = model.floats, value = value](const ExportTensor& tensor, float* out) {
+      if (tensor.name != "model.embed_tokens.weight") return inner(tensor, out);
+      std::fill_n(out, tensor.shape.count(), value);
+    };
+    const auto file = GgufFile::open(export_gguf(folder.file("out"), model, {.name = "m"}));
+    EXPECT_EQ(GgufType(file->find("token_embd.weight")->type), type) << value;
+  }
+}
+
+TEST(ExportGguf, EmbeddingsAndHeadInQ8_0) {
+  const Folder folder;
+  for (const bool tied : {false, true}) {
+    ModelConfig config = small_config();
+    config.tied_head = tied;
+    ExportModel model = small_model(only(kQ4), config);
+    for (ExportTensor& tensor : model.tensors)
+      if (tensor.name == "model.embed_tokens.weight" || tensor.name == "lm_head.weight")
+        tensor.quant = only(kQ8);
+    const std::string path = export_gguf(folder.file("out"), model, {.name = "m"});
+    const auto source = ModelSource::open(path);
+    const QuantPlan plan = source->quantization();
+    EXPECT_FALSE(plan.linears.at(kEmbeddingPath).activation);
+    EXPECT_EQ(plan.linears.at(kEmbeddingPath).weight->bits, 8);
+    EXPECT_EQ(plan.linears.at(kHeadPath).activation->group, 32);
+    EXPECT_EQ(plan.linears.at(kHeadPath).weight.has_value(), !tied);
+    EXPECT_EQ(difference(model.codes(model.tensors[0]), source->read_codes(model.tensors[0].name)),
+              "");
+  }
+}
+
+TEST(ExportGguf, KeepsWhatDoesNotVerifyUnderAnotherName) {
+  const Folder folder;
+  ExportModel model = small_model(only(kQ4));
+  model.floats = [inner = model.floats](const ExportTensor& tensor, float* out) {
+    inner(tensor, out);
+    if (tensor.name == "model.layers.1.self_attn.k_proj.weight") out[70] += 0.25f;
+  };
+  try {
+    export_gguf(folder.file("out"), model, {.name = "m"});
+    FAIL() << "was verified";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Exit::not_verified);
+    expect_mentions(error.what(), "model.layers.1.self_attn.k_proj.weight: element 70");
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder.file("out")));
+  EXPECT_TRUE(std::filesystem::exists(folder.file("out.not-verified/m-Q4_0.gguf")));
+}
+
+TEST(ExportGguf, ReplacesAnEarlierExportAndNothingElse) {
+  const Folder folder;
+  export_gguf(folder.file("out"), small_model(only(kQ4)), {.name = "m"});
+  export_gguf(folder.file("out"), small_model(only(kQ8)), {.name = "m"});
+  EXPECT_FALSE(std::filesystem::exists(folder.file("out/m-Q4_0.gguf")));
+  EXPECT_TRUE(std::filesystem::exists(folder.file("out/m-Q8_0.gguf")));
+  folder.write("out/thesis.tex", "years of work");
+  expect_mentions(
+      refusal([&] { export_gguf(folder.file("out"), small_model(only(kQ8)), {.name = "m"}); }),
+      "not an earlier export");
+}
+
+TEST(ExportGguf, RefusesWhatTheFormatCannotSay) {
+  const auto refused = [](const ModelConfig& config, const QuantSpec& weight) {
+    QuantPlan plan;
+    plan.linears["model.layers.0.mlp.down_proj"] = only(weight);
+    return refusal([&] { check_gguf_export(config, plan, nullptr); });
+  };
+  const ModelConfig config = small_config();
+  expect_mentions(refused(config, grid(4, Per::group, Range::asymmetric)), "minimum");
+  expect_mentions(refused(config, grid(5, Per::group, Range::minimum)), "5 bits");
+  QuantSpec f32 = kQ4;
+  f32.scale_type = ScaleType::f32;
+  expect_mentions(refused(config, f32), "scale_type");
+  ModelConfig narrow = config;
+  narrow.ffn = 86;
+  expect_mentions(refused(narrow, grid(8, Per::row, Range::strict)),
+                  "down_proj.weight: rows of 86");
+  ModelConfig biased = family("qwen3");
+  biased.qkv_bias = true;
+  expect_mentions(refused(biased, kQ4), "qwen3");
+  check_gguf_export(config, {}, nullptr);
+}
+
+}  // namespace
+}  // namespace qat
