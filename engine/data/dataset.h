@@ -59,8 +59,8 @@ struct DatasetSummary {
   uint64_t documents = 0;
   uint64_t empty_documents = 0;  ///< skipped
   uint64_t tokens = 0;
-  uint64_t sequences = 0;            ///< in an epoch
-  uint64_t padding = 0;              ///< tokens of padding in an epoch
+  uint64_t sequences = 0;  ///< in an epoch
+  uint64_t padding = 0;    ///< tokens of padding in an epoch
   uint64_t masked_documents = 0;
   uint64_t truncated_documents = 0;   ///< masked and longer than a sequence: the end of it is lost
   uint64_t unanswered_documents = 0;  ///< of them, left out: nothing that counts fits

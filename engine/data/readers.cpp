@@ -170,7 +170,8 @@ DataFormat format_of(const std::string& path, const ReadOptions& options) {
 }
 
 ChatRenderer renderer_of(const ReadOptions& options, const std::string& where) {
-  if (!options.renderer) refuse("{}: chat messages need a chat template; there is none here", where);
+  if (!options.renderer)
+    refuse("{}: chat messages need a chat template; there is none here", where);
   try {
     return options.renderer();
   } catch (const Error& error) {

@@ -51,9 +51,9 @@ bool has_loss_mask(DataFormat format);
 enum class Container : uint8_t { plain, json_lines, tokens };
 Container container_of(const std::string& path, DataFormat format);
 
-/// The format of a file under `options`, never automatic. For automatic JSON Lines the fields of the
-/// first record decide: messages, prompt and completion, or text. Refuses a record that has none of
-/// them, or several.
+/// The format of a file under `options`, never automatic. For automatic JSON Lines the fields of
+/// the first record decide: messages, prompt and completion, or text. Refuses a record that has
+/// none of them, or several.
 DataFormat format_of(const std::string& path, const ReadOptions& options);
 
 /// The renderer of `options`; refuses, with `where` in front, if there is none.

@@ -69,7 +69,8 @@ uint64_t rendering_of(const std::string& path, const TokenizeOptions& options, R
        {&fields.text, &fields.prompt, &fields.completion, &fields.messages, &fields.separator}) {
     key += fmt::format("{}:{} ", field->size(), *field);
   }
-  if (format == DataFormat::messages) key += fmt::format("{:016x}", renderer_of(read, path).fingerprint);
+  if (format == DataFormat::messages)
+    key += fmt::format("{:016x}", renderer_of(read, path).fingerprint);
   return XXH3_64bits(key.data(), key.size());
 }
 

@@ -30,9 +30,9 @@ struct EncodedDocument {
   std::vector<uint8_t> counted;
 };
 
-/// `format` is not automatic. The pieces are encoded as one text, so ids never depend on where pieces
-/// meet; a token that reaches over a border belongs to the later piece. Empty when there is no text, or with a mask no
-/// counted text.
+/// `format` is not automatic. The pieces are encoded as one text, so ids never depend on where
+/// pieces meet; a token that reaches over a border belongs to the later piece. Empty when there is
+/// no text, or with a mask no counted text.
 EncodedDocument encode_document(const Document& document, DataFormat format,
                                 const TextEncoder& encoder);
 

@@ -18,8 +18,8 @@ std::optional<double> LossWatch::z_score(double loss) const {
   for (const double x : recent_) mean += x;
   mean /= double(recent_.size());
   for (const double x : recent_) squares += (x - mean) * (x - mean);
-  const double deviation = std::max(std::sqrt(squares / double(recent_.size() - 1)),
-                                    kLeastDeviation * std::abs(mean));
+  const double deviation =
+      std::max(std::sqrt(squares / double(recent_.size() - 1)), kLeastDeviation * std::abs(mean));
   if (deviation == 0) return std::nullopt;
   return (loss - mean) / deviation;
 }

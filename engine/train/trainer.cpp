@@ -76,10 +76,11 @@ bool Trainer::is_spike(StepResult& result) {
   losses_.add(result.loss);
   if (!z || *z < settings_.spike_z) return false;
   result.spike = z;
-  log::warn("step {}: the loss spikes: {:.4f} lies {:.1f} standard deviations above the steps "
-            "before{}",
-            result.step, result.loss, *z,
-            settings_.on_spike == OnSpike::skip ? "; the step is skipped" : "");
+  log::warn(
+      "step {}: the loss spikes: {:.4f} lies {:.1f} standard deviations above the steps "
+      "before{}",
+      result.step, result.loss, *z,
+      settings_.on_spike == OnSpike::skip ? "; the step is skipped" : "");
   return true;
 }
 

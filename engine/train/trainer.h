@@ -31,7 +31,7 @@ struct TrainerSettings {
   float cross_entropy = 1.0f, kl = 0.0f;  ///< weights of the reported loss
   double clip_grad_norm = 1.0;            ///< 0: no clipping
   int64_t max_bad_steps = 10;             ///< non-finite steps in a row before giving up
-  double spike_z = 0;                     ///< a z-score of the loss from which on it is a spike; 0: none is
+  double spike_z = 0;  ///< a z-score of the loss from which on it is a spike; 0: none is
   OnSpike on_spike = OnSpike::train;
   OptimizerSettings optimizer;
   CompileOptions compile;
@@ -52,8 +52,8 @@ struct StepResult {
 /// What a trainer remembers from step to step, for checkpoints.
 struct TrainerState {
   int64_t finished_steps = 0;
-  int64_t bad_steps = 0;             ///< non-finite ones in a row
-  int64_t skipped_steps = 0;         ///< since the start of the run
+  int64_t bad_steps = 0;      ///< non-finite ones in a row
+  int64_t skipped_steps = 0;  ///< since the start of the run
   std::vector<double> recent_losses;
 };
 

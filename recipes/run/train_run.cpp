@@ -37,6 +37,7 @@
 #include "recipes/run/run_source.h"
 #include "recipes/run/scratch_model.h"
 #include "recipes/run/tokenizer_files.h"
+#include "recipes/run/training_data.h"
 #include "recipes/run/training_setup.h"
 
 namespace qat {
@@ -103,7 +104,6 @@ class TrainRun {
   void describe() const;
   void open_data();
   TokenizeOptions tokenizing() const;
-  void show_first_answer() const;
   void load_weights();
   void load_adapters(DType matrices);
   std::string describe_adapters() const;
@@ -274,20 +274,7 @@ void TrainRun::describe() const {
 void TrainRun::open_data() {
   if (recipe_.train.steps == 0 && !needs_calibration(quant_.plan, prepare_options(recipe_))) return;
   data_ = Dataset::open(recipe_.data.train, tokenizing(), dataset_options(recipe_, config_));
-  const DatasetSummary& summary = data_->summary();
-  log::info("data: {} documents, {} tokens, {} sequences of {} an epoch", summary.documents,
-            summary.tokens, data_->sequences(), recipe_.data.sequence);
-  if (summary.empty_documents > 0)
-    log::warn("data: {} records hold nothing to train on and are left out",
-              summary.empty_documents);
-  if (summary.masked_documents == 0) return;
-  log::info("data: the loss counts on the answers of {} documents only", summary.masked_documents);
-  if (summary.truncated_documents > 0)
-    log::warn(
-        "data: {} of them are longer than data.sequence, {} tokens, and lose the end of their "
-        "answer; {} of those are left out, since nothing of their answer fits",
-        summary.truncated_documents, recipe_.data.sequence, summary.unanswered_documents);
-  show_first_answer();
+  describe_data(*data_, *tokenizer_);
 }
 
 TokenizeOptions TrainRun::tokenizing() const {
@@ -296,27 +283,6 @@ TokenizeOptions TrainRun::tokenizing() const {
         chat_template_.empty() ? std::make_shared<const ChatTemplate>(*tokenizer_)
                                : std::make_shared<const ChatTemplate>(*tokenizer_, chat_template_));
   });
-}
-
-// Which tokens count is easily got wrong by a field's name or a template: QAT_LOG=debug shows it.
-void TrainRun::show_first_answer() const {
-  for (const DataSource& source : data_->sources()) {
-    if (!source.tokens->info().has_mask) continue;
-    const size_t length = size_t(source.tokens->document_ends().front());
-    std::vector<int32_t> ids(length);
-    std::vector<uint8_t> counted(length);
-    source.tokens->read(0, ids);
-    source.tokens->read_mask(0, counted);
-    std::string text;
-    for (size_t begin = 0, end = 0; begin < length; begin = end) {
-      while (end < length && counted[end] == counted[begin]) ++end;
-      const std::string part =
-          tokenizer_->decode({ids.begin() + ptrdiff_t(begin), ids.begin() + ptrdiff_t(end)}, false);
-      text += counted[begin] ? "[[" + part + "]]" : part;
-    }
-    log::debug("{}: its first document, what counts between [[ and ]]:\n{}", source.path, text);
-    return;
-  }
 }
 
 void TrainRun::load_weights() {
@@ -567,7 +533,7 @@ bool TrainRun::train_loop() {
   while (trainer_->finished_steps() < steps) {
     if (out_of_time(longest)) {
       line.clear();
-      save(Importance::last);
+      if (trainer_->finished_steps() > 0) save(Importance::last);
       metrics.sync();
       return false;
     }

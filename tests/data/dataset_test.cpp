@@ -109,18 +109,18 @@ TEST(Dataset, AnswersThatDoNotFitAreCounted) {
   const auto record = [](const std::string& prompt, const std::string& completion) {
     return "{\"prompt\":\"" + prompt + "\",\"completion\":\"" + completion + "\"}\n";
   };
-  const std::string path = folder.write(
-      "a.jsonl", record("abc", "d") + record("abcd", "e") + record("abcde", "f"));
-  Dataset data = Dataset::open({path}, in_memory(),
-                               {.sequence = 4, .order = Order::as_stored, .pad_id = 9});
+  const std::string path =
+      folder.write("a.jsonl", record("abc", "d") + record("abcd", "e") + record("abcde", "f"));
+  Dataset data =
+      Dataset::open({path}, in_memory(), {.sequence = 4, .order = Order::as_stored, .pad_id = 9});
   EXPECT_EQ(data.sequences(), 2u);
   EXPECT_EQ(data.summary().truncated_documents, 3u);
   EXPECT_EQ(data.summary().unanswered_documents, 1u);
   EXPECT_EQ(data.next(2).targets, (Ids{-1, -1, 'd', toy::kEos, -1, -1, -1, 'e'}));
   const std::string longer = folder.write("b.jsonl", record("abcde", "f"));
-  EXPECT_NE(refusal([&] { Dataset::open({longer}, in_memory(), {.sequence = 4}); })
-                .find("data.sequence"),
-            std::string::npos);
+  EXPECT_NE(
+      refusal([&] { Dataset::open({longer}, in_memory(), {.sequence = 4}); }).find("data.sequence"),
+      std::string::npos);
 }
 
 TEST(Dataset, FilesOfEveryFormatInOneRun) {

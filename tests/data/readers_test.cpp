@@ -199,8 +199,9 @@ TEST(Readers, EvaluationTextJoinsRecordsByABlankLine) {
       folder.write("a.jsonl", "{\"text\":\"a\"}\n{\"text\":\"\"}\n{\"text\":\"b\"}\n");
   EXPECT_EQ(read_joined_text(path, {}, content), "a\n\n\n\nb");
   EXPECT_EQ(content, hash_file(path));
-  const std::string pairs = folder.write("b.jsonl", "{\"prompt\":\"1+1=\",\"completion\":\"2\"}\n"
-                                                    "{\"prompt\":\"2+2=\",\"completion\":\"4\"}\n");
+  const std::string pairs = folder.write("b.jsonl",
+                                         "{\"prompt\":\"1+1=\",\"completion\":\"2\"}\n"
+                                         "{\"prompt\":\"2+2=\",\"completion\":\"4\"}\n");
   EXPECT_EQ(read_joined_text(pairs, {}, content), "1+1=2\n\n2+2=4");
 }
 

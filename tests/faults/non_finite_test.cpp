@@ -120,9 +120,12 @@ TEST_F(fault_D1, TheStepIsSkippedAndNothingButTheDataMoves) {
   const Case cases[] = {
       {{Breaks::loss, kNaN}, "non-finite loss", "first made by head_loss"},
       {{Breaks::loss, kInf}, "non-finite loss", "first made by head_loss"},
-      {{Breaks::gradient, kNaN}, "non-finite gradient of model.", "first made by rms_norm_backward"},
+      {{Breaks::gradient, kNaN},
+       "non-finite gradient of model.",
+       "first made by rms_norm_backward"},
       {{Breaks::gradient, -kInf}, "non-finite gradient of", "first made by rms_norm_backward"},
-      {{Breaks::activation, kNaN}, "non-finite loss",
+      {{Breaks::activation, kNaN},
+       "non-finite loss",
        "first made by swiglu at model.layers.1.mlp (element 5 of"}};
   std::map<int64_t, Device> breaks_at;
   for (size_t i = 0; i < std::size(cases); ++i) breaks_at[int64_t(3 + 2 * i)] = cases[i].device;
@@ -221,8 +224,7 @@ TEST_F(fault_D3, ALossThatStaysHighIsSoonNoSpike) {
   settings_.spike_z = 8;
   settings_.on_spike = OnSpike::skip;
   std::map<int64_t, Device> breaks_at;
-  for (int64_t step = 12; step < 40; ++step)
-    breaks_at[step] = {Device::Breaks::scaled_loss, 3.0f};
+  for (int64_t step = 12; step < 40; ++step) breaks_at[step] = {Device::Breaks::scaled_loss, 3.0f};
   Trainer trainer = this->trainer(breaks_at);
   for (int i = 0; i < 39; ++i) trainer.step();
   EXPECT_GE(trainer.state().skipped_steps, 1);

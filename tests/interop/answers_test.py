@@ -93,7 +93,7 @@ def test_messages_need_a_template(commands, stories, tmp_path):
 
 
 def test_answers_that_do_not_fit_are_said(commands, stories, tmp_path):
-    records = [{"prompt": "a " * n, "completion": "b " * 40} for n in (3, 40, 150)]
+    records = [{"prompt": "a " * n, "completion": "b " * 40} for n in (3, 80, 150)]
     pairs = write_jsonl(tmp_path / "long.jsonl", records)
     said = train(commands, stories, tmp_path / "run", pairs, sets=["train.batch=2", "train.micro_batch=2"])
     assert "2 of them are longer than data.sequence, 96 tokens" in said

@@ -16,9 +16,9 @@ TEST(fault_A13, TheEarlierOfTheTwoLimitsCounts) {
   EXPECT_NEAR(TimeLimit(0, in_ten_minutes.c_str()).seconds_left(), 600, 5);
   EXPECT_NEAR(TimeLimit(5, in_ten_minutes.c_str()).seconds_left(), 300, 5);
   EXPECT_NEAR(TimeLimit(20, in_ten_minutes.c_str()).seconds_left(), 600, 5);
-  EXPECT_NEAR(TimeLimit(20, nullptr, TimeLimit::Clock::now() - std::chrono::minutes(15))
-                  .seconds_left(),
-              300, 5);
+  EXPECT_NEAR(
+      TimeLimit(20, nullptr, TimeLimit::Clock::now() - std::chrono::minutes(15)).seconds_left(),
+      300, 5);
 }
 
 TEST(fault_A13, AStepThatCannotBeSavedInTimeDoesNotFit) {
