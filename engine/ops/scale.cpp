@@ -84,7 +84,8 @@ void bind_divide(BindContext& c) {
 const Op kDivide{.name = "divide",
                  .differentiate = differentiate_divide,
                  .bind = bind_divide,
-                 .cost = Cost::cheap};
+                 .cost = Cost::cheap,
+                 .in_place = true};
 
 }  // namespace
 
