@@ -30,7 +30,7 @@ PackedParts make_packed(const std::string& path, const Shape& shape, const Packe
   const auto make = [&](const std::string& name, const Shape& part, DType dtype) {
     return part.count() == 0 ? View{} : store.make(name, part, dtype, Category::base);
   };
-  return {make(codes_name(path), s.codes, s.codes_type),
+  return {make(packed_codes_name(path), s.codes, s.codes_type),
           make(absmax_name(path), s.absmax, s.absmax_type),
           make(nested_absmax_name(path), s.nested_absmax, DType::f32),
           make(nested_offset_name(path), s.nested_offset, DType::f32),
@@ -40,7 +40,7 @@ PackedParts make_packed(const std::string& path, const Shape& shape, const Packe
 
 PackedView find_packed(const std::string& path, const Shape& shape, const PackedSpec& spec,
                        const Store& store) {
-  return {store.get(codes_name(path)),
+  return {store.get(packed_codes_name(path)),
           store.get(absmax_name(path)),
           store.find(nested_absmax_name(path)),
           store.find(nested_offset_name(path)),

@@ -73,7 +73,7 @@ class Inserter {
 
   PackedWeight packed(const std::string& path, const PackedSpec& spec, Shape w) {
     const PackedShapes s = packed_shapes(w, spec);
-    PackedWeight weight{spec, w, b_.param(codes_name(path), s.codes, s.codes_type),
+    PackedWeight weight{spec, w, b_.param(packed_codes_name(path), s.codes, s.codes_type),
                         b_.param(absmax_name(path), s.absmax, s.absmax_type)};
     if (!spec.double_quant || spec.type == PackedType::int8) return weight;
     weight.nested_absmax = b_.param(nested_absmax_name(path), s.nested_absmax, DType::f32);

@@ -48,7 +48,7 @@ inline std::string lora_b_name(const std::string& path) {
 inline std::string magnitude_name(const std::string& path) {
   return path + ".lora_magnitude_vector";
 }
-inline std::string codes_name(const std::string& path) {
+inline std::string packed_codes_name(const std::string& path) {
   return path + ".weight.codes";
 }
 inline std::string absmax_name(const std::string& path) {
