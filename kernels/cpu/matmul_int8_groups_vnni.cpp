@@ -1,6 +1,10 @@
 // The inner loops of matmul_int8_groups.h. vpdpbusd multiplies unsigned by signed bytes and takes
 // the signed ones from memory, four to all lanes: so weights are stored plus 128, and the sums of a
 // group start at what that adds.
+
+// gcc 12's AVX-512 intrinsics start from undefined registers, which it then warns about.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
 #include "kernels/cpu/matmul_int8_groups.h"

@@ -275,7 +275,9 @@ json export_all(const FinishInputs& in) {
                       .provenance = provenance_of(in.recipe)};
   std::vector<std::string> files = in.recipe.data.eval;
   files.insert(files.end(), in.recipe.data.train.begin(), in.recipe.data.train.end());
-  choose_text(files, tokenize_options(in.recipe, text_encoder(in.tokenizer, in.config)), inputs);
+  // Without a renderer files of chats cannot be read; another text serves as well.
+  choose_text(files, tokenize_options(in.recipe, text_encoder(in.tokenizer, in.config), {}),
+              inputs);
   for (const recipe::ExportFormat format : in.recipe.exports) {
     const std::string name = recipe::word_of(format);
     if (!in.adapters.packed.empty() && format != recipe::ExportFormat::peft)
