@@ -273,11 +273,14 @@ json export_all(const FinishInputs& in) {
                       .kernels = in.kernels,
                       .stream = in.stream,
                       .provenance = provenance_of(in.recipe)};
+  TokenizeOptions tokenize = tokenize_options(in.recipe, text_encoder(in.tokenizer, in.config), {});
   std::vector<std::string> files = in.recipe.data.eval;
-  files.insert(files.end(), in.recipe.data.train.begin(), in.recipe.data.train.end());
-  // Without a renderer files of chats cannot be read; another text serves as well.
-  choose_text(files, tokenize_options(in.recipe, text_encoder(in.tokenizer, in.config), {}),
-              inputs);
+  // data.format is that of the training files.
+  if (tokenize.read.format == DataFormat::text)
+    files.insert(files.end(), in.recipe.data.train.begin(), in.recipe.data.train.end());
+  else
+    tokenize.read.format = DataFormat::automatic;
+  choose_text(files, tokenize, inputs);
   for (const recipe::ExportFormat format : in.recipe.exports) {
     const std::string name = recipe::word_of(format);
     if (!in.adapters.packed.empty() && format != recipe::ExportFormat::peft)
