@@ -101,7 +101,7 @@ TEST(Readers, TheFieldsOfTheFirstRecordSayWhatItIs) {
   EXPECT_EQ(format(R"({"question": "a", "answer": "b", "prompt": 1})"),
             DataFormat::prompt_completion);
   const std::string neither = refusal([&] { format(R"({"questions": "a", "answer": "b"})"); });
-  for (const char* part : {"a.jsonl:2: ", "\"question\"", "questions, answer", "data.prompt_field"})
+  for (const char* part : {"a.jsonl:2: ", "\"question\"", "answer, questions", "data.prompt_field"})
     EXPECT_NE(neither.find(part), std::string::npos) << neither;
   const std::string both = refusal([&] { format(R"({"text": "a", "messages": []})"); });
   EXPECT_NE(both.find("messages as well as text"), std::string::npos) << both;
