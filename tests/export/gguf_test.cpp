@@ -5,7 +5,9 @@
 
 #include "engine/io/gguf.h"
 #include "engine/io/gguf_codes.h"
+#include "engine/io/gguf_write.h"
 #include "models/decoder.h"
+#include "models/export/gguf_metadata.h"
 #include "models/gguf_names.h"
 #include "models/source.h"
 #include "tests/export/small_model.h"
@@ -220,6 +222,50 @@ TEST(ExportGguf, ReplacesAnEarlierExportAndNothingElse) {
   expect_mentions(
       refusal([&] { export_gguf(folder.file("out"), small_model(only(kQ8)), {.name = "m"}); }),
       "not an earlier export");
+}
+
+// Files of others: K-types meet activations in blocks of 256, and 16-bit weights none at all.
+TEST(GgufPlan, IsWhatLlamaCppComputesWith) {
+  ModelConfig config = small_config();
+  config.hidden = config.ffn = 256, config.head_dim = 64, config.layers = 1, config.vocab = 8;
+  config.tied_head = true;
+  const std::map<std::string, GgufType> types = {
+      {"self_attn.q_proj", GgufType::q4_k}, {"self_attn.v_proj", GgufType::q5_k},
+      {"self_attn.o_proj", GgufType::q5_0}, {"mlp.up_proj", GgufType::f16},
+      {"mlp.gate_proj", GgufType::bf16},    {"mlp.down_proj", GgufType::q8_0},
+      {"embed_tokens", GgufType::q6_k}};
+  std::vector<GgufEntry> entries;
+  for (const SourceTensor& tensor : expected_tensors(config)) {
+    GgufType type = GgufType::f32;
+    for (const auto& [part, wanted] : types)
+      if (tensor.name.find(part) != std::string::npos) type = wanted;
+    entries.push_back({gguf_name(tensor.name), type, tensor.shape});
+  }
+  const Folder folder;
+  write_gguf(folder.file("m.gguf"), model_keys(config, "m", GgufType::q8_0), entries,
+             [](const GgufEntry& entry, const GgufSink& sink) {
+               const std::string zeros(entry.bytes(), '\0');
+               sink(zeros.data(), zeros.size());
+             });
+  const auto source = ModelSource::open(folder.file("m.gguf"));
+  const QuantPlan plan = source->quantization();
+  const QuantSpec of_256{
+      8, Per::group, 256, Range::strict, ScaleRule::amax, ScaleType::f32, Division::exact};
+  QuantSpec of_32 = of_256;
+  of_32.group = 32;
+  of_32.scale_type = ScaleType::f16;
+  const std::string layer = "model.layers.0.";
+  for (const char* name : {"self_attn.q_proj", "self_attn.v_proj"}) {
+    EXPECT_EQ(plan.linears.at(layer + name).activation, of_256) << name;
+    EXPECT_FALSE(plan.linears.at(layer + name).weight) << name;
+  }
+  EXPECT_EQ(plan.linears.at(kHeadPath).activation, of_256);
+  EXPECT_EQ(plan.linears.at(layer + "self_attn.o_proj").activation, of_32);
+  EXPECT_EQ(plan.linears.at(layer + "mlp.down_proj").activation, of_32);
+  EXPECT_TRUE(plan.linears.at(layer + "mlp.down_proj").weight);
+  for (const char* name : {"self_attn.k_proj", "mlp.up_proj", "mlp.gate_proj"})
+    EXPECT_FALSE(plan.linears.contains(layer + name)) << name;
+  EXPECT_FALSE(plan.linears.contains(kEmbeddingPath));
 }
 
 TEST(ExportGguf, RefusesWhatTheFormatCannotSay) {
