@@ -20,10 +20,16 @@ QuantPlan w8a8(const ModelConfig& config) {
 }
 
 SmoothOptions fixed(float alpha) {
-  return {.mode = SmoothMode::fixed, .alpha = alpha};
+  SmoothOptions options;
+  options.mode = SmoothMode::fixed;
+  options.alpha = alpha;
+  return options;
 }
 SmoothOptions search() {
-  return {.mode = SmoothMode::search, .search_tokens = 100};
+  SmoothOptions options;
+  options.mode = SmoothMode::search;
+  options.search_tokens = 100;
+  return options;
 }
 
 TEST(SmoothingTest, FactorsByTheFormula) {
