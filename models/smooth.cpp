@@ -97,6 +97,10 @@ void report(const std::vector<SmoothedPair>& result, const SmoothOptions& option
 
 }  // namespace
 
+std::vector<SmoothFold> every_fold() {
+  return {SmoothFold::norm, SmoothFold::up_proj, SmoothFold::v_proj};
+}
+
 std::vector<SmoothPair> smooth_pairs(const ModelConfig& config,
                                      const std::vector<SmoothFold>& folds) {
   const auto wanted = [&](SmoothFold fold) {

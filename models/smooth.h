@@ -17,6 +17,8 @@ namespace qat {
 
 /// Where factors go out.
 enum class SmoothFold : uint8_t { norm, up_proj, v_proj };
+/// All three.
+std::vector<SmoothFold> every_fold();
 
 /// What makes an input, and the linears that read it.
 struct SmoothPair {
@@ -38,7 +40,7 @@ struct SmoothOptions {
   SmoothMode mode = SmoothMode::off;
   float alpha = 0.5f;           ///< when fixed, in [0, 1]: the share of the difficulty that moves
   int64_t search_tokens = 512;  ///< of the calibration text, on which the search compares
-  std::vector<SmoothFold> folds = {SmoothFold::norm, SmoothFold::up_proj, SmoothFold::v_proj};
+  std::vector<SmoothFold> folds = every_fold();
 };
 
 /// What was done to one pair.
