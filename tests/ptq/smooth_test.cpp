@@ -141,7 +141,8 @@ TEST(SmoothTest, RowsTakeWhatTheirOutputsBring) {
     ASSERT_EQ(smoothed.size(), 1u);
     EXPECT_EQ(smoothed[0].from, "model.layers.0." + std::string(which));
     EXPECT_LT(distance(tiny.logits(batches[0]), exact), 1e-5) << which;
-    EXPECT_LT(distance(tiny.logits(batches[0], plan), exact), 0.5 * spoilt) << which;
+    // Half of the difficulty, on a log scale, stays with the input.
+    EXPECT_LT(distance(tiny.logits(batches[0], plan), exact), 0.7 * spoilt) << which;
   }
 }
 
