@@ -135,8 +135,10 @@ class Exporter {
     model.codes = [this](const ExportTensor& tensor) { return codes(tensor); };
     if (weights == Weights::on_grid) model.provenance = in_.provenance;
     const QuantPlan plan = weights == Weights::on_grid ? in_.plan : QuantPlan{};
-    model.check = [this, plan](const std::string& path) {
-      return check_.find_fault(path, plan, settings_.type.value_or(StoredType::f32));
+    // GGUF files hold what is not quantized in 16 bits.
+    const StoredType stored = type(tables == Tables::as_codes ? StoredType::f16 : StoredType::f32);
+    model.check = [this, plan, stored](const std::string& path) {
+      return check_.find_fault(path, plan, stored);
     };
     return model;
   }

@@ -157,7 +157,7 @@ def wide(stories, tmp_path_factory):
         "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "vocab_size": 512, "max_position_embeddings": 256,
         "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": True,
-        "torch_dtype": "float32", "note": "kept",
+        "torch_dtype": "float32",
     }  # fmt: skip
     (out / "config.json").write_text(json.dumps(config))
     random = numpy.random.default_rng(5)
