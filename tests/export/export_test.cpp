@@ -81,14 +81,14 @@ TEST(ExportHuggingFace, RoundTrips) {
   const Folder folder;
   ExportModel model = small_model({});
   Json config = Json::parse(model.config_json);
-  config["_name_or_path"] = "kept";
+  config["transformers_version"] = "kept";
   config["quantization_config"] = {{"quant_method", "compressed-tensors"}};
   model.config_json = config.dump();
   const std::string out = folder.file("hf");
   export_huggingface(out, model, {.source_directory = "", .texts = {{"tokenizer.json", "{}"}}});
   expect_same_values(out, model);
   const Json written = read_json_file(out + "/config.json");
-  EXPECT_EQ(written["_name_or_path"], "kept");
+  EXPECT_EQ(written["transformers_version"], "kept");
   EXPECT_EQ(written["torch_dtype"], "float32");
   EXPECT_FALSE(written.contains("quantization_config"));
   EXPECT_EQ(bytes_of(out + "/tokenizer.json"), "{}");

@@ -58,11 +58,11 @@ TEST_P(BadRecipe, IsRefusedByPlaceAndKey) {
 
 const BadCase kTargets[] = {
     {"scales", "quantize: w8a8\nexport: gguf\n", "r.yaml:6: export: ",
-     "quantize.weights.scale_type f16 or portable beside gguf, got f32 of preset w8a8"},
+     "expected quantize.weights.scale_type f16 or portable beside gguf, got f32 of preset w8a8"},
     {"group", "quantize:\n  preset: gguf_q4_0\n  weights: {group: 48}\nexport: [hf, gguf]\n",
      "r.yaml:7: quantize.weights.group: ", "a multiple of 32 where export lists gguf, got 48"},
     {"zero_point", "quantize: {preset: gguf_q4_0, weights: {symmetric: false}}\nexport: gguf\n",
-     "r.yaml:6: export: ", "quantize.weights.offset minimum beside gguf"},
+     "r.yaml:6: export: ", "expected quantize.weights.offset minimum beside gguf"},
     {"minimum_of_8_bits", "quantize: {preset: gguf_q4_1, weights: {bits: 8}}\nexport: gguf\n",
      "r.yaml:5: quantize.weights.bits: ", "expected 4 for codes that count from a minimum"},
     {"minimum_mse", "quantize: {preset: gguf_q4_1, weights: {scale: mse}}\n",

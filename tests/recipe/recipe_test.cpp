@@ -185,8 +185,6 @@ TEST(Recipe, WarnsOfWhatIsLegalButOdd) {
 
 TEST(Recipe, WarnsOfWhatNoKernelRuns) {
   EXPECT_TRUE(warns(parsed("quantize: w4a8\nexport: [gptq]\n"), "export: gptq: stores weights"));
-  EXPECT_TRUE(warns(parsed("quantize: w4a8\nexport: [compressed-tensors]\n"),
-                    "export: compressed-tensors: 4-bit weights"));
   EXPECT_TRUE(warns(parsed("quantize: awq_w4_g128\nexport: [gptq]\n"),
                     "export: gptq: zero points are written as gptq_v2"));
   EXPECT_TRUE(warns(parsed("quantize: {preset: gptq_w4_g128, weights: {group: 256}}\n"

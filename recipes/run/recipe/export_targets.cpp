@@ -123,8 +123,6 @@ std::vector<std::string> target_warnings(const QuantizeOptions& quantize, Export
     say(fmt::format("no known kernel multiplies {}-bit activations", *activations.bits));
   if (activations.bits && *weights.bits == 8 && (!weights.symmetric || weights.per == Per::group))
     say("vLLM's int8 kernels take symmetric weights per channel or tensor only");
-  if (activations.bits && *weights.bits == 4)
-    say("4-bit weights beside 8-bit activations run in vLLM on the CPU, and in transformers");
   if (!activations.bits && weights.per == Per::group && weights.group != 32 &&
       weights.group != 64 && weights.group != 128)
     say(fmt::format("vLLM's Marlin kernels have groups of 32, 64 or 128, not {}", weights.group));
