@@ -50,7 +50,7 @@ def test_compressed_tensors(commands, model, ids, data, tmp_path, preset):
     ours = logits(reference, ids)
     evaluated = commands.json("qat-eval", tmp_path / "ct", "--text", text, "--context", CONTEXT,
                               "--max-windows", WINDOWS, "--json")  # fmt: skip
-    assert evaluated["perplexity"] == pytest.approx(perplexity(ours, ids), rel=1e-4)
+    assert evaluated["perplexity"] == pytest.approx(perplexity(ours, ids), rel=1e-3)
     if preset != "ct_w4a16_g128":  # their activations have the scale of 127.5, see export_test.py
         reference = load(tmp_path / "hf")
         quantize_inputs(reference, divisor=127.5)
