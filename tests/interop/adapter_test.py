@@ -120,8 +120,8 @@ def test_stopped_and_resumed(commands, run, folder):
     keys = ("step", "loss", "grad_norm", "lr")
     assert [[m[k] for k in keys] for m in metrics(out)] == [[m[k] for k in keys] for m in metrics(run)]
     for tensors in sorted(run.glob("export/*/*.safetensors")):
-        first, second = load_file(tensors), load_file(out / tensors.relative_to(run))
-        assert all(first[n].tobytes() == second[n].tobytes() for n in first), tensors
+        # Whole files: numpy has no bf16, which scales are stored in where they are exact in it.
+        assert tensors.read_bytes() == (out / tensors.relative_to(run)).read_bytes(), tensors
 
 
 def test_another_base_is_refused(commands, stories, data, folder, tmp_path):
