@@ -50,7 +50,10 @@ def test_compressed_tensors(commands, model, ids, data, tmp_path, preset):
     ours = logits(reference, ids)
     evaluated = commands.json("qat-eval", tmp_path / "ct", "--text", text, "--context", CONTEXT,
                               "--max-windows", WINDOWS, "--json")  # fmt: skip
-    assert evaluated["perplexity"] == pytest.approx(perplexity(ours, ids), rel=1e-3)
+    # Measured: weights alone agree to 6e-8. Of activations codes flip with the order of a sum, which takes
+    # transformers in float32 1.4e-4 from itself in float64, and us up to 2.8e-4 from the latter.
+    rel = 1e-5 if preset == "ct_w4a16_g128" else 5e-4
+    assert evaluated["perplexity"] == pytest.approx(perplexity(ours, ids), rel=rel)
     if preset != "ct_w4a16_g128":  # their activations have the scale of 127.5, see export_test.py
         reference = load(tmp_path / "hf")
         quantize_inputs(reference, divisor=127.5)
