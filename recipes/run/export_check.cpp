@@ -15,6 +15,8 @@ namespace {
 // much was measured, for weights alone, and with activations that each runtime sums in its own
 // order. A plain model stored in 16 bits has every weight rounded once more; where only some are,
 // and activations are quantized, such a change moves codes of activations to their neighbours.
+// Measured on a model of 64 channels: KL 5e-4 (PyTorch with the same F16 matrices is as far from
+// itself in float32) to 8e-4; two rows of one matrix swapped are 1e-2.
 struct Noise {
   double kl, perplexity;
 };
