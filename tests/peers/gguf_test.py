@@ -10,32 +10,13 @@ import torch
 from conftest import ROOT, run_recipe
 from gguf import GGMLQuantizationType, GGUFReader, dequantize, quantize
 from llama_cpp import LlamaCpp, ggml_quantize
-from reference import LINEARS, load, logits, mean_kl, perplexity, windows
+from reference import as_llama_cpp_computes, load, logits, mean_kl, perplexity, windows
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 STORIES = ROOT / "recipes" / "stories-w8a8.yaml"
 GOLDEN = ROOT / "tests" / "tokenizer" / "golden"
 CONTEXT, WINDOWS = 128, 160
-
-
-def q8_0_blocks(x: torch.Tensor) -> torch.Tensor:
-    """What llama.cpp makes of a row before it meets Q8_0, Q4_0 or Q4_1: quantize_row_q8_0."""
-    blocks = x.reshape(*x.shape[:-1], -1, 32)
-    exact = blocks.abs().amax(-1, keepdim=True) / 127
-    codes = torch.round(blocks * torch.where(exact > 0, 1 / exact, 0))
-    return (codes * exact.half().float()).reshape(x.shape)
-
-
-def as_llama_cpp_computes(folder):
-    """The exported on-grid weights in transformers, inputs of quantized matrices in Q8_0 blocks."""
-    model = load(folder)
-    hook = lambda module, inputs: (q8_0_blocks(inputs[0]),)  # noqa: E731
-    for name, module in model.named_modules():
-        last = name.rsplit(".", 1)[-1]
-        if (last in LINEARS or last == "lm_head") and module.in_features % 32 == 0:
-            module.register_forward_pre_hook(hook)
-    return model
 
 
 def exported(run):
@@ -127,7 +108,7 @@ def test_fallbacks_are_listed(commands, tmp_path, data):
     for layer in range(5):
         assert f"model.layers.{layer}.mlp.down_proj: 172 columns do not divide into blocks of 32" in said
     assert "embeddings and tied head: Q8_0" in said
-    assert "30 of 35 linears quantized (gguf_q4_0)" in said
+    assert "quantized: 30 of 35 linears, gguf_q4_0:" in said
 
 
 def test_greedy_text_is_the_same(commands, stories, tmp_path_factory, data):

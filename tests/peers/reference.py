@@ -68,3 +68,22 @@ def quantize_inputs(model, divisor: float = 127) -> None:
             module.register_forward_pre_hook(on_grid)
             hooked += 1
     assert hooked == 7 * model.config.num_hidden_layers
+
+
+def q8_0_blocks(x: torch.Tensor) -> torch.Tensor:
+    """What llama.cpp makes of a row before it meets Q8_0, Q4_0 or Q4_1: quantize_row_q8_0."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    exact = blocks.abs().amax(-1, keepdim=True) / 127
+    codes = torch.round(blocks * torch.where(exact > 0, 1 / exact, 0))
+    return (codes * exact.half().float()).reshape(x.shape)
+
+
+def as_llama_cpp_computes(folder):
+    """On-grid weights in transformers, inputs of quantized matrices in Q8_0 blocks."""
+    model = load(folder)
+    hook = lambda module, inputs: (q8_0_blocks(inputs[0]),)  # noqa: E731
+    for name, module in model.named_modules():
+        last = name.rsplit(".", 1)[-1]
+        if (last in LINEARS or last == "lm_head") and module.in_features % 32 == 0:
+            module.register_forward_pre_hook(hook)
+    return model
