@@ -15,7 +15,7 @@ int main(int argc, char** argv) {
       "Perplexity of a model on a text: consecutive windows of N tokens, the first token of "
       "each unscored, the trailing partial window dropped.",
       "qat-eval"};
-  std::string model, text, dtype = "fp32", cache;
+  std::string model, text, dtype = "fp32", activations = "served";
   int64_t context = 512, max_windows = 0, rows = 4;
   int threads = 0;
   AdapterArguments adapter;
@@ -28,6 +28,9 @@ int main(int argc, char** argv) {
   app.add_option("--max-windows", max_windows, "only the first so many windows (0: all)");
   app.add_flag("--bos", bos, "put the beginning-of-text token before each window");
   app.add_option("--dtype", dtype, "of the computation")->check(CLI::IsMember({"fp32", "bf16"}));
+  app.add_option("--activations", activations,
+                 "quantized as the run trained them or the file's runtime does, or left in float")
+      ->check(CLI::IsMember({"served", "float"}));
   app.add_option("--rows", rows, "windows at a time")->check(CLI::PositiveNumber);
   app.add_option("--threads", threads, "0: all");
   add_options(app, adapter);
@@ -35,7 +38,9 @@ int main(int argc, char** argv) {
   return run_command(app, argc, argv, [&] {
     Store store;
     Stream stream(threads);
-    const ModelBundle bundle = open_model(model, store, cpu_kernels(), stream, adapter);
+    ModelBundle bundle = open_model(model, store, cpu_kernels(), stream, adapter);
+    if (activations == "float")
+      for (auto& [path, quant] : bundle.plan.linears) quant.activation.reset();
     fill_rope_table(bundle.config, store, "");
     TokenizeOptions tokenize;
     tokenize.encoder = text_encoder(*bundle.tokenizer, bundle.config);
