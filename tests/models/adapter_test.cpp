@@ -217,16 +217,10 @@ TEST_P(Peft, ForwardIsThatOfPeftBesideAndMerged) {
 INSTANTIATE_TEST_SUITE_P(Runs, Peft, testing::Values("lora", "rslora", "dora"),
                          [](const auto& info) { return std::string(info.param); });
 
-constexpr QuantSpec kClippingInt4{.bits = 4,
-                                  .per = Per::group,
-                                  .group = 32,
-                                  .range = Range::full,
-                                  .rule = ScaleRule::half_range,
-                                  .scale_type = ScaleType::portable};
-
 TEST(Adapter, NothingOfTheBaseIsTrainedOrKept) {
   for (const std::optional<QuantSpec> grid :
-       {std::optional<QuantSpec>(), std::optional(QuantSpec{}), std::optional(kClippingInt4)}) {
+       {std::optional<QuantSpec>(), std::optional(QuantSpec{}),
+        std::optional(golden::kClippingInt4)}) {
     const Outcome outcome =
         train({.run = "dora", .steps = 1, .packed = PackedSpec{}, .grid = grid});
     size_t elements = 0;
@@ -246,7 +240,7 @@ TEST(Adapter, SameBitsUnderEverySwitch) {
         Case setup{.run = run, .steps = 2, .dtype = dtype};
         if (variant == 0) setup.dropout = 0.3f;
         if (variant == 1) setup.packed = PackedSpec{PackedType::nf4, true};
-        if (variant == 2) setup.grid = kClippingInt4;
+        if (variant == 2) setup.grid = golden::kClippingInt4;
         setup.recompute = Recompute::off;
         setup.hoist = Switch::off;
         setup.planning = Planning::no_reuse;
@@ -270,7 +264,7 @@ TEST(Adapter, MicroBatchesAddUp) {
       Case setup{.run = run, .steps = 1};
       if (variant == 0) setup.dropout = 0.3f;
       if (variant == 1) setup.grid = QuantSpec{};
-      if (variant == 2) setup.grid = kClippingInt4;
+      if (variant == 2) setup.grid = golden::kClippingInt4;
       const Outcome one = train(setup);
       setup.micro_batch = 1;
       const Outcome two = train(setup);
@@ -317,7 +311,7 @@ TEST(Adapter, PackedBaseEqualsItsValues) {
 // whole model from the merged weights gives on the same grid.
 TEST(Adapter, QuantizedGradientsFollowFromTheMergedMatrix) {
   for (const char* run : {"rslora", "dora"})
-    for (const QuantSpec grid : {QuantSpec{}, kClippingInt4}) {
+    for (const QuantSpec grid : {QuantSpec{}, golden::kClippingInt4}) {
       const Case setup{.run = run, .steps = 1, .grid = grid};
       const Outcome adapted = train(setup);
 

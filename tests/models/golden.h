@@ -15,6 +15,14 @@
 
 namespace qat::golden {
 
+/// A grid whose largest weights saturate, so that gradients are masked.
+inline constexpr QuantSpec kClippingInt4{.bits = 4,
+                                         .per = Per::group,
+                                         .group = 32,
+                                         .range = Range::full,
+                                         .rule = ScaleRule::half_range,
+                                         .scale_type = ScaleType::portable};
+
 inline std::string path(const std::string& name) {
   return "tests/golden/" + name;
 }

@@ -27,13 +27,6 @@ struct GoldenRun {
   QuantSpec activations = {};
 };
 
-constexpr QuantSpec kClippingInt4{.bits = 4,
-                                  .per = Per::group,
-                                  .group = 32,
-                                  .range = Range::full,
-                                  .rule = ScaleRule::half_range,
-                                  .scale_type = ScaleType::portable};
-
 constexpr QuantSpec kInt8Blocks{
     .per = Per::group, .group = 32, .rule = ScaleRule::amax, .scale_type = ScaleType::f16};
 
@@ -189,11 +182,11 @@ TEST_P(SameBits, RecomputeHoistAndPlanning) {
 
 INSTANTIATE_TEST_SUITE_P(DTypes, SameBits,
                          testing::Combine(testing::Values(DType::f32, DType::bf16),
-                                          testing::Values(QuantSpec{}, kClippingInt4)));
+                                          testing::Values(QuantSpec{}, golden::kClippingInt4)));
 
 // The straight-through gradient is zero where a weight saturated, and whole elsewhere.
 TEST(Clipping, SaturatedWeightsGetNoGradient) {
-  const Outcome outcome = train({"w8a8", nullptr, true, kClippingInt4}, {});
+  const Outcome outcome = train({"w8a8", nullptr, true, golden::kClippingInt4}, {});
   const auto source = ModelSource::open(golden::path("llama"));
   const std::string name = "model.layers.0.mlp.up_proj.weight";
   const std::vector<float>& gradient = outcome.gradients.at(name);
@@ -238,13 +231,13 @@ TEST_P(Fuse, IntegerMatmulsAgreeWithFakeQuantToRounding) {
 // Weights and activations: scales by row, weights by group, both by group.
 INSTANTIATE_TEST_SUITE_P(Grids, Fuse,
                          testing::Values(std::tuple{QuantSpec{}, QuantSpec{}},
-                                         std::tuple{kClippingInt4, QuantSpec{}},
-                                         std::tuple{kClippingInt4, kInt8Blocks}));
+                                         std::tuple{golden::kClippingInt4, QuantSpec{}},
+                                         std::tuple{golden::kClippingInt4, kInt8Blocks}));
 
 // The second micro-batch reads the weights that the prologue quantized before the first.
 TEST(Accumulation, TwoMicroBatchesEqualOneBatch) {
   for (const GoldenRun setup : {GoldenRun{"plain"}, GoldenRun{"w8a8", nullptr, true},
-                                GoldenRun{"w8a8", nullptr, true, kClippingInt4}}) {
+                                GoldenRun{"w8a8", nullptr, true, golden::kClippingInt4}}) {
     const Outcome one = train(setup, {.micro_batch = 2}), two = train(setup, {.micro_batch = 1});
     EXPECT_NEAR(two.losses[0], one.losses[0], 1e-6 * one.losses[0]);
     for (const auto& [name, gradient] : one.gradients)
