@@ -80,7 +80,7 @@ bool Trainer::is_spike(StepResult& result) {
       "step {}: the loss spikes: {:.4f} lies {:.1f} standard deviations above the steps "
       "before{}",
       result.step, result.loss, *z,
-      settings_.on_spike == OnSpike::skip ? "; the step is skipped" : "");
+      settings_.on_spike == OnSpike::train ? "" : "; the step is skipped");
   return true;
 }
 
@@ -147,7 +147,7 @@ StepResult Trainer::step() {
               : first_bad.empty()         ? "gradient norm"
                                           : "gradient of " + first_bad,
               first.empty() ? "" : ", first made by " + first, bad_steps_);
-  } else if (is_spike(result) && settings_.on_spike == OnSpike::skip) {
+  } else if (is_spike(result) && settings_.on_spike != OnSpike::train) {
     bad_steps_ = 0;
     result.skipped = true;
   } else {

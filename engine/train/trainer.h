@@ -22,7 +22,11 @@ struct TrainingGraph {
 };
 
 /// What a spike of the loss does to its step.
-enum class OnSpike : uint8_t { train, skip };
+enum class OnSpike : uint8_t {
+  train,
+  skip,      ///< it is left out
+  roll_back  ///< it is left out, and the caller goes back to a checkpoint
+};
 
 struct TrainerSettings {
   int64_t batch = 1;        ///< sequences a step

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
@@ -16,7 +17,6 @@
 #include "engine/train/run_directory.h"
 #include "engine/train/run_lock.h"
 #include "engine/train/signals.h"
-#include "engine/train/tensorboard.h"
 #include "engine/train/time_limit.h"
 #include "models/adapter.h"
 #include "models/evaluate.h"
@@ -36,6 +36,7 @@
 #include "recipes/run/recipe/words.h"
 #include "recipes/run/run_source.h"
 #include "recipes/run/scratch_model.h"
+#include "recipes/run/step_log.h"
 #include "recipes/run/tokenizer_files.h"
 #include "recipes/run/training_data.h"
 #include "recipes/run/training_setup.h"
@@ -48,6 +49,7 @@ using nlohmann::json;
 namespace {
 
 constexpr size_t kChatTemplateBytes = size_t(16) << 20;
+constexpr int64_t kMostRollbacks = 3;  // to one checkpoint
 
 // A dry run plans a model of which only the configuration is there.
 bool has_weights(const std::string& path) {
@@ -60,6 +62,13 @@ bool has_weights(const std::string& path) {
 ModelConfig config_alone(const std::string& directory) {
   const std::string file = directory + "/config.json";
   return config_from_huggingface(read_json_file(file), file);
+}
+
+template <class Work>
+double seconds_of(const Work& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 class TrainRun {
@@ -84,9 +93,12 @@ class TrainRun {
     open_model_description();
     save_model_description();
     describe();
-    open_data();
-    load_weights();
-    const bool resumed = resume();
+    start_.data = seconds_of([this] { open_data(); });
+    bool resumed = false;
+    start_.weights = seconds_of([this, &resumed] {
+      load_weights();
+      resumed = resume();
+    });
     if (!resumed) before_training();
     if (stop_signal()) return stopped();
     make_trainer();
@@ -112,7 +124,10 @@ class TrainRun {
   void check_sources(const json& state, const std::string& checkpoint) const;
   void before_training();
   StepResult take_step();
+  std::optional<Checkpoint> due_checkpoint() const;
+  bool roll_back(const StepResult& spiked);
   bool out_of_time(double step_seconds);
+  StepLogOptions step_log_options();
   bool train_loop();
   Exit stopped();
   void finish();
@@ -152,9 +167,13 @@ class TrainRun {
   std::unique_ptr<SaveFailures> failures_;
   std::vector<int64_t> sensitivity_order_;  ///< when the recipe asks for that order
   TrainerState resumed_;                    ///< of the checkpoint this process goes on from
+  int64_t rollbacks_ = 0;                   ///< to the newest checkpoint
   double save_seconds_ = 0;  ///< the longest save so far, or a guess before the first
   bool save_measured_ = false;
   std::string stop_reason_;
+  struct {
+    double data = 0, weights = 0;
+  } start_;                        ///< seconds
   json results_ = json::object();  ///< what was measured before training, kept in checkpoints
 };
 
@@ -338,7 +357,6 @@ void TrainRun::make_trainer() {
       [spec](const EnabledLayers& layers) { return build_training_graph(spec, layers); },
       [this](int64_t step) { return layers_at(*quant_schedule_, step); },
       [this](int64_t step) { return schedule_->at(step); });
-  resumed_.finished_steps = std::max<int64_t>(saved_step_, 0);
   trainer_->resume_at(resumed_);
   const uint64_t bytes = checkpoint_bytes(checkpoint_tensors(store_));
   require_disk(directory_.checkpoints(), bytes, int(recipe_.checkpoint.keep));
@@ -347,6 +365,16 @@ void TrainRun::make_trainer() {
   if (time_limit_.given())
     log::info("time limit: {} left; a save is taken to need {:.1f} s until one is measured",
               duration_text(time_limit_.seconds_left()), save_seconds_);
+}
+
+TrainerState trainer_state(const Checkpoint& checkpoint) {
+  const json& state = checkpoint.state();
+  TrainerState trainer;
+  trainer.finished_steps = checkpoint.step();
+  trainer.bad_steps = state.at("bad_steps");
+  trainer.skipped_steps = state.value("skipped_steps", int64_t{0});
+  trainer.recent_losses = state.value("recent_losses", std::vector<double>());
+  return trainer;
 }
 
 bool TrainRun::resume() {
@@ -379,9 +407,8 @@ bool TrainRun::resume() {
           "start over with --resume never",
           found->path());
     data_->seek({state.at("data").at("epoch"), state.at("data").at("index")});
-    resumed_.bad_steps = state.at("bad_steps");
-    resumed_.skipped_steps = state.value("skipped_steps", int64_t{0});
-    resumed_.recent_losses = state.value("recent_losses", std::vector<double>());
+    resumed_ = trainer_state(*found);
+    rollbacks_ = state.value("rollbacks", int64_t{0});
   }
   if (state.contains("sensitivity_order")) {
     sensitivity_order_ = state.at("sensitivity_order").get<std::vector<int64_t>>();
@@ -468,6 +495,7 @@ json TrainRun::state() const {
     state["bad_steps"] = trainer.bad_steps;
     state["skipped_steps"] = trainer.skipped_steps;
     state["recent_losses"] = trainer.recent_losses;
+    if (rollbacks_ > 0) state["rollbacks"] = rollbacks_;
     state["data"] = {{"epoch", data_->position().epoch},
                      {"index", data_->position().index},
                      {"identity", std::to_string(data_->identity())}};
@@ -507,6 +535,38 @@ StepResult TrainRun::take_step() {
   }
 }
 
+// The newest that was due; one that a stop left between two of them is not in an undisturbed run.
+std::optional<Checkpoint> TrainRun::due_checkpoint() const {
+  const int64_t every = recipe_.checkpoint.every, now = trainer_->finished_steps();
+  if (every > 0)
+    for (int64_t step = now / every * every; step > 0; step -= every) {
+      const std::string path = fmt::format("{}/step-{}", directory_.checkpoints(), step);
+      if (fs::exists(path)) return Checkpoint::load(path);
+    }
+  return resume_checkpoint(directory_.checkpoints(), NoneWhole::start_over);
+}
+
+// What happens depends on the checkpoint and the data position alone: a run that is killed
+// afterwards does it again.
+bool TrainRun::roll_back(const StepResult& spiked) {
+  const std::optional<Checkpoint> found = due_checkpoint();
+  if (!found) {
+    log::warn("step {}: there is no checkpoint yet to go back to; its update is left out",
+              spiked.step);
+    return false;
+  }
+  if (++rollbacks_ > kMostRollbacks)
+    throw Error(Exit::diverged,
+                fmt::format("step {}: the loss spikes again after {} rollbacks to {}; lower "
+                            "train.learning_rate or look at the data there",
+                            spiked.step, kMostRollbacks, found->path()));
+  restore_everything(*found, trained_tensors(adapters_, config_), store_);
+  trainer_->resume_at(trainer_state(*found));
+  log::warn("step {}: back to step {}, and on with the data after the spike", spiked.step,
+            found->step());
+  return true;
+}
+
 // A step that could not be saved any more is not begun.
 bool TrainRun::out_of_time(double step_seconds) {
   if (!time_limit_.given() || time_limit_.leaves_room_for(step_seconds, save_seconds_))
@@ -517,68 +577,59 @@ bool TrainRun::out_of_time(double step_seconds) {
   return true;
 }
 
+StepLogOptions TrainRun::step_log_options() {
+  return {.directory = recipe_.out,
+          .metrics = directory_.metrics(),
+          .recipe = recipe::to_yaml(recipe_),
+          .steps = recipe_.train.steps,
+          .every = recipe_.train.log_every,
+          .step_tokens = double(recipe_.train.batch * recipe_.data.sequence),
+          .flops = flops_per_token(config_, teacher_config_, recipe_.data.sequence),
+          .peak = measured_peak(recipe_.dtype, kernels_, stream_),
+          .layers = int(config_.layers),
+          .has_teacher = teacher_config_.has_value()};
+}
+
 // True when all steps are done; false when a signal or the time limit asked to stop (the checkpoint
 // is committed).
 bool TrainRun::train_loop() {
   const int64_t steps = recipe_.train.steps;
-  MetricsFile metrics(directory_.metrics(), trainer_->finished_steps());
-  if (trainer_->finished_steps() >= steps) return true;
-  EventFile events(recipe_.out, trainer_->finished_steps() + 1);
-  events.text(trainer_->finished_steps() + 1, "recipe",
-              "```yaml\n" + recipe::to_yaml(recipe_) + "```");
-  ProgressLine line(stderr, recipe_.train.log_every);
-  const double peak = measured_peak(recipe_.dtype, kernels_, stream_);
-  const double flops = flops_per_token(config_, teacher_config_, recipe_.data.sequence);
+  if (trainer_->finished_steps() >= steps) {
+    MetricsFile(directory_.metrics(), trainer_->finished_steps());
+    return true;
+  }
+  const double compiled = seconds_of([this] { trainer_->program(); });
+  log::info("started in {:.2f} s: data {:.2f}, weights {:.2f}, compilation {:.2f}",
+            start_.data + start_.weights + compiled, start_.data, start_.weights, compiled);
+  StepLog steps_log(step_log_options(), trainer_->finished_steps());
   double longest = 0;  // of the steps of this process; those that compile are longer
   while (trainer_->finished_steps() < steps) {
     if (out_of_time(longest)) {
-      line.clear();
+      steps_log.clear();
       if (trainer_->finished_steps() > 0) save(Importance::last);
-      metrics.sync();
+      steps_log.sync();
       return false;
     }
     const StepResult s = take_step();
     longest = std::max(longest, s.seconds);
-    const double tokens_per_s = double(recipe_.train.batch * recipe_.data.sequence) / s.seconds;
-    metrics.write(MetricsRecord(s.step)
-                      .add("loss", s.loss)
-                      .add("cross_entropy", s.cross_entropy)
-                      .add("kl", s.kl)
-                      .add("lr", s.learning_rate)
-                      .add("grad_norm", s.grad_norm)
-                      .add("tokens", s.tokens)
-                      .add("tokens_per_s", tokens_per_s)
-                      .add("enabled_layers", s.enabled_layers)
-                      .add("skipped", int(s.skipped))
-                      .add("spike", s.spike.value_or(0.0)));
-    const EventFile::Scalar scalars[] = {{"loss", float(s.loss)},
-                                         {"cross_entropy", float(s.cross_entropy)},
-                                         {"kl", float(s.kl)},
-                                         {"learning_rate", float(s.learning_rate)},
-                                         {"gradient_norm", float(s.grad_norm)},
-                                         {"tokens_per_s", float(tokens_per_s)},
-                                         {"enabled_layers", float(s.enabled_layers)}};
-    events.scalars(s.step, scalars);
-    Progress progress;
-    progress.step = s.step;
-    progress.total = steps;
-    progress.loss = s.loss;
-    if (teacher_config_) progress.kl = s.kl;
-    progress.learning_rate = s.learning_rate;
-    progress.enabled_layers = int(s.enabled_layers);
-    progress.layers = int(config_.layers);
-    progress.tokens_per_second = tokens_per_s;
-    progress.percent_of_peak = 100.0 * flops * tokens_per_s / peak;
-    progress.step_seconds = s.seconds;
-    line.update(progress);
+    steps_log.write(s);
     const bool stop = stop_signal() != 0;
     // In a row of non-finite steps nothing is learned: the checkpoints from before it stay.
     const bool due = recipe_.checkpoint.every > 0 && s.step % recipe_.checkpoint.every == 0 &&
                      trainer_->state().bad_steps == 0;
+    if (s.spike && recipe_.train.on_spike == recipe::OnSpike::rollback) {
+      steps_log.clear();
+      if (roll_back(s)) {
+        steps_log.rewind(trainer_->finished_steps());
+        if (stop) return false;
+        continue;
+      }
+    }
     if (stop || due) {
-      line.clear();
+      steps_log.clear();
+      if (due) rollbacks_ = 0;
       save(stop ? Importance::last : Importance::interval);
-      metrics.sync();
+      steps_log.sync();
     }
     if (stop) return false;
   }

@@ -117,8 +117,17 @@ TrainerSettings trainer_settings(const recipe::Recipe& recipe, const TrainingSpe
   settings.clip_grad_norm = recipe.train.clip_grad_norm;
   settings.max_bad_steps = recipe.train.max_bad_steps;
   settings.spike_z = recipe.train.spike_z;
-  settings.on_spike =
-      recipe.train.on_spike == recipe::OnSpike::skip ? OnSpike::skip : OnSpike::train;
+  switch (recipe.train.on_spike) {
+    case recipe::OnSpike::log:
+      settings.on_spike = OnSpike::train;
+      break;
+    case recipe::OnSpike::skip:
+      settings.on_spike = OnSpike::skip;
+      break;
+    case recipe::OnSpike::rollback:
+      settings.on_spike = OnSpike::roll_back;
+      break;
+  }
   const recipe::OptimizerOptions& o = recipe.train.optimizer;
   settings.optimizer = {.beta1 = float(o.beta1),
                         .beta2 = float(o.beta2),

@@ -169,3 +169,57 @@ def test_fault_E11_any_number_of_threads(commands, stories, data, threads):
         for more in ({}, {"OMP_NUM_THREADS": threads})
     ]  # fmt: skip
     assert results[0] == results[1]
+
+
+GARBLED = "\x01\x7f zq~|^ \u00b6\u00a7 \x02%$#@ \u00bf\u00d7 \x03{}[] \u00b5\u00f8\u00fe \x05\x06<>\\ `"
+
+
+@pytest.fixture
+def spiking(stories, data, tmp_path):
+    """Stories with garbage after some thirty batches, and a recipe that goes back from it."""
+    lines = (data / "text/tinystories_train.jsonl").read_text(encoding="utf-8").splitlines()
+    text = "\n".join(json.loads(line)["text"] for line in lines)
+
+    def write(garbage):
+        path = tmp_path / "spiking.txt"
+        path.write_text(text[:8000] + GARBLED * garbage + text[8000:40000], encoding="utf-8")
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(f"""
+model: {stories}
+data: {{train: ["{path}"], sequence: 64, shuffle: false, cache: off}}
+quantize: w8a8
+train: {{steps: 50, batch: 2, learning_rate: 1.0e-4, spike_z: 8, on_spike: rollback}}
+checkpoint: {{every: 8}}
+""")
+        return recipe
+
+    return write
+
+
+BACK = "on with the data after the spike"
+
+
+def test_fault_D3_a_spike_is_rolled_back(commands, spiking, tmp_path):
+    """And a run that is killed behind it goes back again, to the same bits."""
+    recipe, whole, killed, output = spiking(2), tmp_path / "whole", tmp_path / "killed", tmp_path / "output.txt"
+    done = commands.complete("qat-train", recipe, "--out", whole, expect=0, cwd=ROOT)
+    assert BACK in done.stderr
+    steps = metrics(whole)
+    assert [m["step"] for m in steps] == list(range(1, 51)), "each step once"
+    assert all(m["spike"] < 8 for m in steps), "the spike's own step is taken back"
+    process = commands.start("qat-train", recipe, "--out", killed, output=output)
+    while process.poll() is None and BACK not in output.read_text():
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    commands.complete("qat-train", recipe, "--out", killed, expect=0, cwd=ROOT)
+    kept = ("step", "loss", "lr", "grad_norm", "skipped", "spike")
+    first, second = ([[m[key] for key in kept] for m in metrics(run)] for run in (whole, killed))
+    assert first == second
+
+
+def test_fault_D3_a_loss_that_spikes_after_every_rollback_ends_with_4(commands, spiking, tmp_path):
+    done = commands.complete("qat-train", spiking(20), "--out", tmp_path / "run", expect=4, cwd=ROOT)
+    error = done.stderr.strip().splitlines()[-1]
+    assert "the loss spikes again after 3 rollbacks to" in error
+    assert "train.learning_rate" in error

@@ -499,8 +499,10 @@ void add_train_rows(std::vector<Field>& rows) {
                          "A loss so many standard deviations above those of the steps before is a "
                          "spike; 0: none is.",
                          {.nicknames = {"spike_threshold"}}));
-  rows.push_back(QAT_ROW(train.on_spike, word(), Matters::yes,
-                         "What a spike does: log trains on, skip leaves its update out."));
+  rows.push_back(
+      QAT_ROW(train.on_spike, word(), Matters::yes,
+              "What a spike does: log trains on, skip leaves its update out, rollback goes "
+              "back to the newest checkpoint and on with the data after the spike."));
   rows.push_back(QAT_ROW(train.fuse, toggle(), Matters::yes,
                          "Multiply integers where weights and activations are quantized, as the "
                          "deployed model does; off: simulate in floating point."));

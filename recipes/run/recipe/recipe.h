@@ -26,7 +26,7 @@ enum class ScheduleKind { cosine, linear, wsd, constant };
 enum class OptimizerKind { adamw };
 enum class MasterWeights { fp32, bf16_stochastic };
 enum class RecomputePolicy { off, cheap, block };
-enum class OnSpike { log, skip };
+enum class OnSpike { log, skip, rollback };
 enum class Metric { perplexity };
 enum class ExportFormat { hf, hf_master, compressed_tensors, gguf, gptq, awq, peft };
 enum class AdapterChoice { none, lora, dora };

@@ -50,7 +50,7 @@ QAT_WORDS(ScheduleKind, {"cosine", cosine}, {"linear", linear}, {"wsd", wsd},
 QAT_WORDS(OptimizerKind, {"adamw", adamw})
 QAT_WORDS(MasterWeights, {"fp32", fp32}, {"bf16_stochastic", bf16_stochastic})
 QAT_WORDS(RecomputePolicy, {"off", off}, {"cheap", cheap}, {"block", block})
-QAT_WORDS(OnSpike, {"log", log}, {"skip", skip})
+QAT_WORDS(OnSpike, {"log", log}, {"skip", skip}, {"rollback", rollback})
 QAT_WORDS(Metric, {"perplexity", perplexity})
 QAT_WORDS(ExportFormat, {"hf", hf}, {"hf-master", hf_master},
           {"compressed-tensors", compressed_tensors}, {"gguf", gguf}, {"gptq", gptq}, {"awq", awq},
