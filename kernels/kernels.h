@@ -275,6 +275,23 @@ struct FakeQuantBackward {
   QuantSpec spec;
 };
 
+/// Scales (f32) that files can hold from trained numbers: trained_scale of each.
+struct TrainedScale {
+  ConstView raw;
+  View scale;
+  ScaleType type;
+};
+
+/// LSQ's gradients (Esser et al., 2020) of fake_quant on a trained scale, by scale_slope:
+///   dx = dy inside the range, else 0;  dscale (f32) = gain * sum of dy * slope over its elements.
+/// dy and dx may be the same view. zero may be empty. scratch: of Per::tensor.
+struct TrainedScaleBackward {
+  ConstView dy, x, scale, zero;
+  View dx, dscale, scratch;
+  QuantSpec spec;
+  float gain;
+};
+
 /// Running statistics of an activation x_TC: column_amax_C (f32, optional) = max(old, |x| by
 /// column); min_max (f32 [2], optional) = running min and max; histogram (i64 [bins], optional)
 /// counts |x| / histogram_top * bins, the last bin taking what lies above. With a histogram_bottom
@@ -354,6 +371,8 @@ struct KernelTable {
   Kernel<Dequantize> dequantize;
   Kernel<FakeQuant> fake_quant;
   Kernel<FakeQuantBackward> fake_quant_backward;
+  Kernel<TrainedScale> trained_scale;
+  Kernel<TrainedScaleBackward> trained_scale_backward;
   Kernel<Observe> observe;
   Kernel<SumSquares> sum_squares;
   Kernel<AdamW> adamw;

@@ -130,6 +130,26 @@ QAT_HOST_DEVICE float stored_scale(float scale, ScaleType type) {
   return scale < 0.0f ? -size : size;
 }
 
+/// What the trained number of a scale means (LSQ): as stored_scale, never below 0, so that a step
+/// too far leaves the smallest scale instead of a mirrored grid.
+QAT_HOST_DEVICE float trained_scale(float raw, ScaleType type) {
+  return stored_scale(raw < 0.0f ? 0.0f : raw, type);
+}
+
+/// LSQ's derivative of the value of x by its scale (Esser et al., 2020): rne(x / scale) - x / scale
+/// inside the range, the code at its end (counted from the zero point) outside. `inside`: where the
+/// gradient of x passes.
+struct ScaleSlope {
+  float slope;
+  bool inside;
+};
+QAT_HOST_DEVICE ScaleSlope scale_slope(float x, float inverse, float zero, CodeRange range) {
+  const float position = x * inverse, low = range.low - zero, high = range.high - zero;
+  const bool inside = position >= low && position <= high;
+  const float code = round_even(smaller(larger(position, low), high));
+  return {inside ? code - position : code, inside};
+}
+
 /// The nearest minimum that a file of this type stores: may be 0, never infinite.
 QAT_HOST_DEVICE float stored_minimum(float minimum, ScaleType type) {
   const float size = stored_size(magnitude(minimum), type);

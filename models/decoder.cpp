@@ -152,4 +152,13 @@ Shape linear_shape(const ModelConfig& config, const std::string& path) {
   internal_error("no linear named {}", path);
 }
 
+std::vector<SourceTensor> scale_tensors(const QuantPlan& plan, const ModelConfig& config) {
+  std::vector<SourceTensor> tensors;
+  for (const auto& [path, quant] : plan.linears)
+    if (quant.trained_scale)
+      tensors.push_back(
+          {weight_scale_name(path), scale_shape(linear_shape(config, path), *quant.weight)});
+  return tensors;
+}
+
 }  // namespace qat

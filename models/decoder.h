@@ -50,6 +50,8 @@ int64_t planned_linears(const QuantPlan& plan);
 std::vector<std::string> decoder_linears(const ModelConfig& config);
 /// Input and output width of such a linear.
 Shape linear_shape(const ModelConfig& config, const std::string& path);
+/// Names and shapes of a plan's trained scales (f32).
+std::vector<SourceTensor> scale_tensors(const QuantPlan& plan, const ModelConfig& config);
 
 /// Reads every parameter into the Store under prefix + its Hugging Face name; matrices as `dtype`.
 void load_parameters(const ModelSource& source, Store& store, const std::string& prefix,

@@ -46,6 +46,10 @@ TrainingMemory plan_training_memory(const TrainingSpec& spec, const TrainerSetti
   for (const SourceTensor& t : trained) counts.push_back(t.shape.count());
   memory.bytes[Category::gradients] = bytes_of(trained, DType::f32);
   memory.bytes[Category::moments] = Optimizer::moment_bytes(counts, settings.optimizer.state_bits);
+  // The gradients of trained scales lie in the arena.
+  const size_t scales = bytes_of(scale_tensors(spec.plan, spec.config), DType::f32);
+  memory.bytes[Category::masters] += scales;
+  memory.bytes[Category::moments] += 2 * scales;
   memory.bytes[Category::state] =
       size_t(spec.config.max_positions * spec.config.head_dim) * sizeof(float);
   memory.bytes[Category::inputs] = size_t(spec.build.tokens()) * 4 * sizeof(int32_t) + 4;

@@ -20,6 +20,12 @@ const char* name_of(RangeRule rule) {
   return "?";
 }
 
+void start_scales(const MeasuredModel& model, const QuantPlan& plan, ScaleStart start) {
+  start_trained_scales(
+      plan, start, [](const std::string&) { return true; }, model.store, model.kernels,
+      model.stream);
+}
+
 // The first batches, until they hold `samples` sequences.
 std::vector<Batch> leading(const std::vector<Batch>& batches, int64_t samples) {
   std::vector<Batch> result;
@@ -46,9 +52,13 @@ PreparedModel prepare_for_quantization(const MeasuredModel& model, const QuantPl
                                        const std::vector<Batch>& batches,
                                        const PrepareOptions& options) {
   PreparedModel result;
-  if (!needs_calibration(plan, options)) return result;
+  if (!needs_calibration(plan, options)) {
+    start_scales(model, plan, options.scale_start);
+    return result;
+  }
   const auto start = std::chrono::steady_clock::now();
   result.smoothed = smooth(model, plan, batches, options.smooth);
+  start_scales(model, plan, options.scale_start);
   result.calibrated = calibrate_activations(model, plan, batches, options.range);
   if (!result.calibrated.empty())
     log::info("calibrated {} activations ({})", result.calibrated.size(),

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "engine/ptq/trained_scales.h"
 #include "models/calibrate.h"
 #include "models/sensitivity.h"
 #include "models/smooth.h"
@@ -20,6 +21,7 @@ struct PrepareOptions {
   /// Sequences that sensitivity is measured on, the first of the batches: each costs a forward a
   /// layer.
   int64_t sensitivity_samples = 16;
+  ScaleStart scale_start = ScaleStart::rule;  ///< of trained scales
 };
 
 struct PreparedModel {
@@ -32,8 +34,9 @@ struct PreparedModel {
 /// Whether any of it needs calibration text.
 bool needs_calibration(const QuantPlan& plan, const PrepareOptions& options);
 
-/// Smooths the masters in the Store, writes the static grids there, measures sensitivity. Once in
-/// the life of a model: a run that resumes takes masters, grids and order from its checkpoint.
+/// Smooths the masters in the Store, writes the static grids and the first trained scales there,
+/// measures sensitivity. Once in the life of a model: a run that resumes takes masters, grids and
+/// order from its checkpoint.
 PreparedModel prepare_for_quantization(const MeasuredModel& model, const QuantPlan& plan,
                                        const std::vector<Batch>& batches,
                                        const PrepareOptions& options);

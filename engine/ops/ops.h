@@ -100,9 +100,13 @@ Quantized quantize(Builder& b, Id x, const QuantSpec& spec, Id given_scale = kNo
                    Id given_zero = kNone);
 /// (codes - zero) * scale.
 Id dequantize(Builder& b, const Quantized& q, const QuantSpec& spec, DType dtype);
-/// dequantize(quantize(x)) with the straight-through gradient.
+/// dequantize(quantize(x)) with the straight-through gradient; a given scale that depends on
+/// trained parameters gets LSQ's.
 Id fake_quant(Builder& b, Id x, const QuantSpec& spec, DType dtype, Id given_scale = kNone,
               Id given_zero = kNone);
+/// The scales (f32) that trained numbers stand for, as files of that type hold them; gradients
+/// pass.
+Id trained_scale(Builder& b, Id raw, ScaleType type);
 /// Matmul of int8 codes with exact integer sums: what linear(dequantize(a), dequantize(w)) means.
 Id linear_int8(Builder& b, const Quantized& a, const Quantized& w, DType dtype, Id bias_O = kNone);
 

@@ -1,5 +1,8 @@
 // quantize, dequantize, fake_quant: the grid of numerics. fake_quant is dequantize(quantize(x)) in
 // one read with the straight-through gradient (Bengio et al., 2013), zero where a code saturated.
+// trained_scale: a scale that is learned (LSQ; Esser et al., 2020).
+#include <cmath>
+
 #include "engine/graph/op.h"
 #include "engine/ops/ops.h"
 
@@ -21,6 +24,27 @@ void bind_fake_quant_backward(BindContext& c) {
 const Op kFakeQuantBackward{
     .name = "fake_quant_backward", .bind = bind_fake_quant_backward, .in_place = true};
 
+struct TrainedScaleAttributes {
+  QuantSpec spec;
+  float gain;
+};
+
+// inputs: dy, x, scale, zero.
+void bind_trained_scale_backward(BindContext& c) {
+  const auto& a = c.attribute<TrainedScaleAttributes>();
+  c.run(c.kernels.trained_scale_backward,
+        TrainedScaleBackward{
+            c.in(0), c.in(1), c.in(2), c.in(3), c.out(0), c.out(1), {}, a.spec, a.gain});
+}
+const Op kTrainedScaleBackward{
+    .name = "trained_scale_backward", .bind = bind_trained_scale_backward, .in_place = true};
+
+// LSQ's factor on a scale's gradient: 1 / sqrt(elements that share it * qmax).
+float scale_gain(const Shape& x, const QuantSpec& spec) {
+  const double elements = double(x.count()) / double(scale_shape(x, spec).count());
+  return float(1.0 / std::sqrt(elements * double(spec.qmax())));
+}
+
 // Inputs of fake_quant and quantize: x, given scale, given zero. Their outputs put the computed
 // grid at 1 and 2; a given grid is read where it was given.
 Id grid(const GradContext& g, size_t i) {
@@ -33,6 +57,15 @@ void differentiate(GradContext& g) {
   if (g.in(1) == kNone && !a.spec.can_clip()) return g.add(0, dy);
   Builder& b = g.builder();
   const Value v = b.value(dy);
+  if (g.wants(1)) {
+    const Value scale = b.value(g.in(1));
+    const TrainedScaleAttributes attributes{a.spec, scale_gain(v.shape, a.spec)};
+    const auto grads = b.append(kTrainedScaleBackward, {dy, g.in(0), g.in(1), g.in(2)},
+                                {{v.shape, v.dtype}, {scale.shape, DType::f32}}, attributes);
+    g.add(0, grads[0]);
+    g.add(1, grads[1]);
+    return;
+  }
   g.add(0, b.append(kFakeQuantBackward, {dy, g.in(0), grid(g, 1), grid(g, 2)}, {{v.shape, v.dtype}},
                     a)[0]);
 }
@@ -52,6 +85,19 @@ void bind_dequantize(BindContext& c) {
   c.run(c.kernels.dequantize,
         Dequantize{c.in(0), c.in(1), c.in(2), c.out(0), c.attribute<FakeQuantAttributes>().spec});
 }
+
+// Rounding to what files hold counts as straight-through.
+void differentiate_trained_scale(GradContext& g) {
+  g.add(0, g.output_grad(0));
+}
+
+void bind_trained_scale(BindContext& c) {
+  c.run(c.kernels.trained_scale, TrainedScale{c.in(0), c.out(0), c.attribute<ScaleType>()});
+}
+const Op kTrainedScale{.name = "trained_scale",
+                       .differentiate = differentiate_trained_scale,
+                       .bind = bind_trained_scale,
+                       .cost = Cost::cheap};
 
 void check_spec(Builder& b, Id x, const QuantSpec& spec) {
   b.check(spec.per != Per::group || (spec.group > 0 && b.value(x).shape.cols() % spec.group == 0),
@@ -92,6 +138,12 @@ Id fake_quant(Builder& b, Id x, const QuantSpec& spec, DType dtype, Id given_sca
   if (given_scale == kNone) outs.push_back({scales, DType::f32});
   if (given_scale == kNone && !spec.symmetric()) outs.push_back({scales, DType::f32});
   return b.append(kFakeQuant, {x, given_scale, given_zero}, outs, FakeQuantAttributes{spec})[0];
+}
+
+Id trained_scale(Builder& b, Id raw, ScaleType type) {
+  const Value& v = b.value(raw);
+  b.check(v.dtype == DType::f32, "trained_scale", "needs f32");
+  return b.append(kTrainedScale, {raw}, {{v.shape, DType::f32}}, type)[0];
 }
 
 }  // namespace qat

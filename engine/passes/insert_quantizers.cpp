@@ -56,9 +56,20 @@ class Inserter {
   Id quantized_weight(Id w, const std::string& path, const LinearQuant& quant, DType dtype) {
     const Id master = master_of(w);
     const QuantSpec& spec = *quant.weight;
+    const Shape shape = graph_.value(master).shape;
     return quantized_masters_[master] =
-               quant.stored_weight ? stored_weight(path, spec, graph_.value(master).shape, dtype)
-                                   : fake_quant(builder_, master, spec, dtype);
+               quant.stored_weight   ? stored_weight(path, spec, shape, dtype)
+               : quant.trained_scale ? on_trained_scale(master, path, spec, dtype)
+                                     : fake_quant(builder_, master, spec, dtype);
+  }
+
+  Id on_trained_scale(Id master, const std::string& path, const QuantSpec& spec, DType dtype) {
+    const Shape scales = scale_shape(graph_.value(master).shape, spec);
+    const Id raw = builder_.param(weight_scale_name(path), scales, DType::f32);
+    const Id zero =
+        spec.symmetric() ? kNone : builder_.state(weight_zero_name(path), scales, DType::f32);
+    return fake_quant(builder_, master, spec, dtype, trained_scale(builder_, raw, spec.scale_type),
+                      zero);
   }
 
   void quantize_table(Node& embedding, const LinearQuant& quant) {

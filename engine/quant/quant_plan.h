@@ -16,6 +16,7 @@ struct LinearQuant {
   std::optional<QuantSpec> activation;
   bool static_activation = false;  ///< the scale is calibrated and read from the Store
   bool stored_weight = false;      ///< the weight's codes and scales are in the Store, final
+  bool trained_scale = false;      ///< the weight's scales are parameters (LSQ), weight_scale_name
 };
 
 /// Keyed by the path of the linear, e.g. model.layers.3.mlp.up_proj. model.embed_tokens is the
@@ -34,6 +35,18 @@ inline std::string activation_scale_name(const std::string& path) {
 }
 inline std::string activation_zero_name(const std::string& path) {
   return "zero." + path;
+}
+
+/// Parameter f32 of scale_shape with a weight's trained scales, and where the grid has them the
+/// zero points that go with them (state, as the scales; not trained).
+inline std::string weight_scale_name(const std::string& path) {
+  return path + ".weight_scale";
+}
+inline std::string weight_zero_name(const std::string& path) {
+  return "zero." + path + ".weight";
+}
+inline bool is_weight_scale(const std::string& parameter) {
+  return parameter.ends_with(".weight_scale");
 }
 
 /// Store names of a weight that came as codes (LinearQuant::stored_weight): i8 [O, K], f32 of

@@ -1,9 +1,11 @@
 #include "engine/train/optimizer.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "engine/core/error.h"
 #include "engine/core/hash.h"
+#include "engine/quant/quant_plan.h"
 
 namespace qat {
 
@@ -13,6 +15,15 @@ constexpr int64_t kBlock = 256;
 
 bool blockwise(int64_t count, int state_bits) {
   return state_bits == 8 && count >= kSmallestBlockwise;
+}
+
+// Their sizes differ from matrix to matrix, so one learning rate is right for all only in relation
+// to them.
+double root_mean_square(const View& scales) {
+  double sum = 0.0;
+  for (int64_t i = 0; i < scales.count(); ++i)
+    sum += double(scales.as<float>()[i]) * double(scales.as<float>()[i]);
+  return std::sqrt(sum / double(scales.count()));
 }
 
 }  // namespace
@@ -27,7 +38,7 @@ Optimizer::Optimizer(Store& store, const KernelTable& kernels, const OptimizerSe
     const auto make = [&](const char* which, Shape s, DType dtype) {
       return store.make(std::string(which) + "." + name, s, dtype, Category::moments);
     };
-    if (blockwise(count, settings.state_bits)) {
+    if (blockwise(count, settings.state_bits) && !is_weight_scale(name)) {
       const Shape blocks{(count + kBlock - 1) / kBlock};
       moments.m = make("moment1", shape, DType::u8);
       moments.v = make("moment2", shape, DType::u8);
@@ -69,7 +80,11 @@ void Optimizer::update(const std::vector<TrainedParameter>& parameters, int64_t 
     args.eps = settings_.eps;
     args.weight_decay = p.value.shape.rank() > 1 ? settings_.weight_decay : 0.0f;
     args.grad_scale = float(grad_scale);
-    args.step = step;
+    args.step = step - p.joined;
+    if (is_weight_scale(p.name)) {
+      args.lr = float(learning_rate * settings_.scale_rate * root_mean_square(p.value));
+      args.weight_decay = 0.0f;
+    }
     // Noise of stochastic rounding must differ between tensors of one step.
     args.seed = settings_.seed ^ fnv1a(p.name);
     kernels_.adamw.run(args, stream);

@@ -15,7 +15,9 @@ struct OptimizerSettings {
   float beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f;
   float weight_decay = 0.0f;  ///< of matrices; norms and biases are not decayed
   int state_bits = 32;        ///< 32 or 8
-  uint64_t seed = 0;          ///< of stochastic rounding (bf16 parameters)
+  /// Trained scales take steps of learning_rate * this * the RMS of their matrix's scales.
+  double scale_rate = 0.0;
+  uint64_t seed = 0;  ///< of stochastic rounding (bf16 parameters)
 };
 
 /// A parameter, and where its gradient lies.
@@ -23,9 +25,10 @@ struct TrainedParameter {
   std::string name;
   View value;
   View gradient;
+  int64_t joined = 0;  ///< steps of the run before its first
 };
 
-/// Tensors below this keep f32 moments (bitsandbytes' rule).
+/// Tensors below this keep f32 moments (bitsandbytes' rule), and so do trained scales.
 constexpr int64_t kSmallestBlockwise = 4096;
 
 class Optimizer {
@@ -38,7 +41,7 @@ class Optimizer {
   void update(const std::vector<TrainedParameter>& parameters, int64_t step, double learning_rate,
               double grad_scale, Stream& stream);
 
-  /// Bytes the moments of parameters of these sizes take.
+  /// Bytes the moments of parameters of these sizes (not of trained scales) take.
   static size_t moment_bytes(const std::vector<int64_t>& counts, int state_bits);
 
  private:

@@ -1,8 +1,10 @@
 #include "engine/train/trainer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 
 #include "engine/core/error.h"
 #include "engine/core/log.h"
@@ -32,6 +34,11 @@ void Trainer::resume_at(const TrainerState& state) {
   bad_steps_ = state.bad_steps;
   skipped_ = state.skipped_steps;
   losses_.restore(state.recent_losses);
+}
+
+void Trainer::on_join(LayersJoin layers_join, JoinedAt joined_at) {
+  layers_join_ = std::move(layers_join);
+  joined_at_ = std::move(joined_at);
 }
 
 const Program& Trainer::program() {
@@ -94,13 +101,24 @@ std::string Trainer::first_not_finite(const Batch& batch) {
   return "";
 }
 
+void Trainer::layers_change() {
+  if (finished_ == 0) return;
+  const EnabledLayers before = layers_at_(finished_ - 1), now = layers_at_(finished_);
+  if (now == before) return;
+  losses_.forget();
+  EnabledLayers joining;
+  std::set_difference(now.begin(), now.end(), before.begin(), before.end(),
+                      std::inserter(joining, joining.end()));
+  if (layers_join_) layers_join_(joining);
+}
+
 StepResult Trainer::step() {
   using Clock = std::chrono::steady_clock;
   const auto seconds_since = [](Clock::time_point from) {
     return std::chrono::duration<double>(Clock::now() - from).count();
   };
   const auto start = Clock::now();
-  if (finished_ > 0 && layers_at_(finished_) != layers_at_(finished_ - 1)) losses_.forget();
+  layers_change();
   program();
   program_->profile_into(times_);
   const Batch batch = next_batch_(settings_.batch);
@@ -134,7 +152,8 @@ StepResult Trainer::step() {
     const View gradient = program_->view(g.gradient);
     kernels_.sum_squares.run({gradient, norm}, stream_);
     if (norm[1] > 0 && first_bad.empty()) first_bad = g.name;
-    parameters.push_back({g.name, store_.get(g.name), gradient});
+    parameters.push_back(
+        {g.name, store_.get(g.name), gradient, joined_at_ ? joined_at_(g.name) : 0});
   }
   result.grad_norm = std::sqrt(norm[0]);
 

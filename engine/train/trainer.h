@@ -67,6 +67,8 @@ class Trainer {
   using LayersAt = std::function<EnabledLayers(int64_t step)>;
   using LearningRateAt = std::function<double(int64_t step)>;
   using NextBatch = std::function<Batch(int64_t rows)>;
+  using LayersJoin = std::function<void(const EnabledLayers&)>;
+  using JoinedAt = std::function<int64_t(const std::string& parameter)>;
 
   /// layers_at and learning_rate_at are asked with the number of finished steps (0 before the
   /// first).
@@ -83,11 +85,15 @@ class Trainer {
   void resume_at(const TrainerState& state);
   /// What a step needs of the arena now and at its largest, for the memory plan.
   const Program& program();
+  /// What is done before the step at which layers are quantized for the first time (not at step 0),
+  /// and the steps of the run before a parameter's first. Both follow from the step alone.
+  void on_join(LayersJoin layers_join, JoinedAt joined_at);
   /// Adds the time of every launch to *times (null: stops).
   void profile_into(std::vector<Program::OpTime>* times) { times_ = times; }
 
  private:
   void compile(const EnabledLayers& layers);
+  void layers_change();
   void fill_inputs(const Batch& batch, int64_t first_row);
   bool is_spike(StepResult& result);
   std::string first_not_finite(const Batch& batch);
@@ -100,6 +106,8 @@ class Trainer {
   BuildGraph build_;
   LayersAt layers_at_;
   LearningRateAt learning_rate_at_;
+  LayersJoin layers_join_;
+  JoinedAt joined_at_;
   Optimizer optimizer_;
   std::optional<Program> program_;
   EnabledLayers compiled_for_;

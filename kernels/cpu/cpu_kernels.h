@@ -40,10 +40,13 @@ void quantize(const Quantize& args, Stream& stream);
 void dequantize(const Dequantize& args, Stream& stream);
 void fake_quant(const FakeQuant& args, Stream& stream);
 void fake_quant_backward(const FakeQuantBackward& args, Stream& stream);
+void trained_scale(const TrainedScale& args, Stream& stream);
+void trained_scale_backward(const TrainedScaleBackward& args, Stream& stream);
 void observe(const Observe& args, Stream& stream);
 void sum_squares(const SumSquares& args, Stream& stream);
 void adamw(const AdamW& args, Stream& stream);
 
+size_t trained_scale_backward_scratch_bytes(const TrainedScaleBackward& args);
 size_t rms_norm_backward_scratch_bytes(const RmsNormBackward& args);
 size_t matmul_int8_scratch_bytes(const MatmulInt8& args);
 size_t column_sum_scratch_bytes(const ColumnSum& args);

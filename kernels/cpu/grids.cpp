@@ -8,18 +8,6 @@
 namespace qat::cpu {
 namespace {
 
-// A whole tensor is reduced in this many fixed chunks.
-constexpr int64_t kChunks = 64;
-
-struct Chunk {
-  int64_t begin, end;
-};
-
-Chunk chunk_of(int64_t count, int64_t index) {
-  const int64_t size = ((count + kChunks - 1) / kChunks + 63) / 64 * 64;
-  return {std::min(count, index * size), std::min(count, (index + 1) * size)};
-}
-
 Extent tensor_extent(const ConstView& x, const QuantSpec& spec, const Stream& stream) {
   const auto extent = spec.has_minimum() ? vector_kernels().bare_extent : vector_kernels().extent;
   std::array<Extent, kChunks> parts;
@@ -72,6 +60,11 @@ Grid least_error_grid(const ConstView& x, const QuantSpec& spec, Extent extent,
 }
 
 }  // namespace
+
+Chunk chunk_of(int64_t count, int64_t index) {
+  const int64_t size = ((count + kChunks - 1) / kChunks + 63) / 64 * 64;
+  return {std::min(count, index * size), std::min(count, (index + 1) * size)};
+}
 
 Segments segments_of(const ConstView& x, const QuantSpec& spec) {
   const int64_t length = spec.per == Per::group ? spec.group : x.cols();

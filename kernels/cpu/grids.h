@@ -14,6 +14,13 @@ struct Segments {
 /// Per::row and Per::group.
 Segments segments_of(const ConstView& x, const QuantSpec& spec);
 
+/// A whole tensor is reduced in this many fixed chunks; chunk_of gives the elements of one.
+constexpr int64_t kChunks = 64;
+struct Chunk {
+  int64_t begin, end;
+};
+Chunk chunk_of(int64_t count, int64_t index);
+
 /// The grid of all of x (Per::tensor), and inverse_scale. The same for any number of threads.
 struct TensorGrid {
   Grid grid;

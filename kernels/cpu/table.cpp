@@ -39,6 +39,9 @@ KernelTable fill_table() {
   table.dequantize = {cpu::dequantize, nullptr};
   table.fake_quant = {cpu::fake_quant, nullptr};
   table.fake_quant_backward = {cpu::fake_quant_backward, nullptr};
+  table.trained_scale = {cpu::trained_scale, nullptr};
+  table.trained_scale_backward = {cpu::trained_scale_backward,
+                                  cpu::trained_scale_backward_scratch_bytes};
   table.observe = {cpu::observe, nullptr};
   table.sum_squares = {cpu::sum_squares, nullptr};
   table.adamw = {cpu::adamw, nullptr};

@@ -12,18 +12,21 @@ VectorKernels fill_table() {
     avx512::fill_elementwise(table);
     avx512::fill_norm(table);
     avx512::fill_quantize(table);
+    avx512::fill_trained_scale(table);
     avx512::fill_statistics(table);
     avx512::fill_adamw(table);
   } else if (isa() >= Isa::avx2) {
     avx2::fill_elementwise(table);
     avx2::fill_norm(table);
     avx2::fill_quantize(table);
+    avx2::fill_trained_scale(table);
     avx2::fill_statistics(table);
     avx2::fill_adamw(table);
   } else {
     scalar::fill_elementwise(table);
     scalar::fill_norm(table);
     scalar::fill_quantize(table);
+    scalar::fill_trained_scale(table);
     scalar::fill_statistics(table);
     scalar::fill_adamw(table);
   }

@@ -7,6 +7,7 @@
 #include "engine/core/error.h"
 #include "engine/core/log.h"
 #include "engine/core/version.h"
+#include "engine/ptq/trained_scales.h"
 #include "models/adapter.h"
 #include "models/export/compressed_tensors.h"
 #include "models/export/gguf.h"
@@ -191,11 +192,28 @@ class Exporter {
       args.x = in_.store.get(tensor.name);
     }
     args.codes = view(matrix.codes, tensor.shape, DType::i8);
-    args.scale = view(matrix.scales, {scales}, DType::f32);
-    if (!matrix.zeros.empty()) args.zero = view(matrix.zeros, {scales}, DType::f32);
+    const View scale = view(matrix.scales, {scales}, DType::f32);
+    const View zero = matrix.zeros.empty() ? View{} : view(matrix.zeros, {scales}, DType::f32);
+    if (tensor.quant.trained_scale) {
+      take_trained_scales(module_of(tensor.name), matrix);
+      args.given_scale = scale;
+      args.given_zero = zero;
+    } else {
+      args.scale = scale;
+      args.zero = zero;
+    }
     args.spec = matrix.spec;
     in_.kernels.quantize.run(args, in_.stream);
     return matrix;
+  }
+
+  void take_trained_scales(const std::string& path, QuantizedMatrix& matrix) const {
+    const std::vector<float> scales =
+        trained_scales(path, matrix.spec, in_.store, in_.kernels, in_.stream);
+    std::copy(scales.begin(), scales.end(), matrix.scales.begin());
+    if (matrix.zeros.empty()) return;
+    const View zeros = in_.store.get(weight_zero_name(path));
+    std::copy_n(zeros.as<float>(), matrix.zeros.size(), matrix.zeros.begin());
   }
 
   // What the model is called: by where it came from, or by its run.

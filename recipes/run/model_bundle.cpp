@@ -51,7 +51,8 @@ ModelBundle open_run(const std::string& path, Store& store, const KernelTable& k
   if (!found.checkpoint)
     refuse("{}: this run has no whole checkpoint yet; run qat-train on its recipe first", path);
   open_run_base(recipe, *found.checkpoint, bundle, store, kernels, stream);
-  restore_model(*found.checkpoint, trained_tensors(bundle.adapters, bundle.config), store);
+  restore_model(*found.checkpoint, trained_tensors(bundle.adapters, bundle.config, bundle.plan),
+                store);
   if (!recipe.model.scratch()) bundle.source = recipe.model.from.path;
   bundle.recipe = recipe;
   return bundle;

@@ -18,6 +18,10 @@ bool matches(const std::string& pattern, const std::string& path) {
   return fnmatch(pattern.c_str(), path.c_str(), 0) == 0;
 }
 
+int layer_of(const std::string& path) {
+  return std::stoi(path.substr(std::string("model.layers.").size()));
+}
+
 namespace {
 
 bool any_matches(const std::vector<std::string>& patterns, const std::string& path) {
@@ -34,10 +38,6 @@ void check_patterns(const char* key, const std::vector<std::string>& patterns,
           "{}: '{}' matches no matrix of the model; name them by the end of their path (q_proj, "
           "mlp.down_proj) or by a glob (model.layers.0.*)",
           key, pattern);
-}
-
-int layer_of(const std::string& path) {
-  return std::stoi(path.substr(std::string("model.layers.").size()));
 }
 
 // The largest of group/2, group/4, ... >= 32 that divides a row, else one scale a row.
@@ -214,6 +214,7 @@ QuantSetup make_quant_setup(const recipe::QuantizeOptions& quantize, const Model
       refuse(
           "quantize.weights.rounding: ggml has a rule for the grids of gguf_q8_0, gguf_q4_0 and "
           "gguf_q4_1 alone; take one of these presets, or rounding: nearest");
+    linear.trained_scale = linear.weight && quantize.weights.rounding == recipe::Rounding::lsq;
     if (linear.weight || linear.activation) setup.plan.linears[path] = linear;
   }
   for (std::string& line : notes.lines()) setup.fallbacks.push_back(std::move(line));

@@ -12,7 +12,7 @@ using Json = nlohmann::ordered_json;
 
 bool same_scheme(const LinearQuant& a, const LinearQuant& b) {
   return a.weight == b.weight && a.activation == b.activation &&
-         a.static_activation == b.static_activation;
+         a.static_activation == b.static_activation && a.trained_scale == b.trained_scale;
 }
 
 std::vector<std::pair<LinearQuant, int64_t>> schemes(const QuantPlan& plan) {
@@ -53,6 +53,7 @@ Json quantization_json(const QuantPlan& plan) {
   for (const auto& [quant, count] : schemes(plan)) {
     Json scheme = {{"linears", count}, {"weights", nullptr}, {"activations", nullptr}};
     if (quant.weight) scheme["weights"] = grid_json(*quant.weight, "channel");
+    if (quant.trained_scale) scheme["weights"]["trained_scale"] = true;
     if (quant.activation) {
       scheme["activations"] = grid_json(*quant.activation, "token");
       scheme["activations"]["dynamic"] = !quant.static_activation;
@@ -67,6 +68,7 @@ std::vector<std::string> quantization_lines(const QuantPlan& plan) {
   for (const auto& [quant, count] : schemes(plan)) {
     std::string line = fmt::format("{} linears: ", count);
     line += quant.weight ? "weights " + grid_text(*quant.weight, "channel") : "weights as they are";
+    if (quant.trained_scale) line += ", trained scales";
     if (quant.activation)
       line += fmt::format(", {}activations {}", quant.static_activation ? "static " : "",
                           grid_text(*quant.activation, "token"));

@@ -357,6 +357,8 @@ void TrainRun::make_trainer() {
       [spec](const EnabledLayers& layers) { return build_training_graph(spec, layers); },
       [this](int64_t step) { return layers_at(*quant_schedule_, step); },
       [this](int64_t step) { return schedule_->at(step); });
+  start_scales_as_layers_join(quant_.plan, *quant_schedule_, prepare_options(recipe_).scale_start,
+                              store_, kernels_, stream_, *trainer_);
   trainer_->resume_at(resumed_);
   const uint64_t bytes = checkpoint_bytes(checkpoint_tensors(store_));
   require_disk(directory_.checkpoints(), bytes, int(recipe_.checkpoint.keep));
@@ -397,7 +399,7 @@ bool TrainRun::resume() {
   set_aside_newer_checkpoints(directory, found ? found->step() : -1, run_id_);
   if (!found) return false;
   if (!adapters_.empty()) check_base(*found, base_, source_->path());
-  restore_everything(*found, trained_tensors(adapters_, config_), store_);
+  restore_everything(*found, trained_tensors(adapters_, config_, quant_.plan), store_);
   const json& state = found->state();
   results_ = state.at("results");
   if (data_ && state.contains("data")) {

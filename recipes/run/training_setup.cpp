@@ -1,9 +1,11 @@
 #include "recipes/run/training_setup.h"
 
 #include <chrono>
+#include <map>
 
 #include "engine/core/error.h"
 #include "models/adapter.h"
+#include "recipes/run/quant_setup.h"
 
 namespace qat {
 
@@ -60,8 +62,12 @@ Schedule learning_rate_schedule(const recipe::Recipe& recipe, const QuantSchedul
   return Schedule(options);
 }
 
-std::vector<SourceTensor> trained_tensors(const AdapterPlan& adapters, const ModelConfig& config) {
-  return adapters.linears.empty() ? expected_tensors(config) : adapter_tensors(adapters, config);
+std::vector<SourceTensor> trained_tensors(const AdapterPlan& adapters, const ModelConfig& config,
+                                          const QuantPlan& plan) {
+  if (!adapters.linears.empty()) return adapter_tensors(adapters, config);
+  std::vector<SourceTensor> tensors = expected_tensors(config);
+  for (SourceTensor& scale : scale_tensors(plan, config)) tensors.push_back(std::move(scale));
+  return tensors;
 }
 
 DType master_dtype(const recipe::Recipe& recipe) {
@@ -86,7 +92,7 @@ TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& conf
   spec.loss = {.cross_entropy = float(recipe.distill.cross_entropy),
                .kl = float(teacher ? recipe.distill.kl : 0.0),
                .temperature = float(recipe.distill.temperature)};
-  for (const SourceTensor& tensor : trained_tensors(adapters, config))
+  for (const SourceTensor& tensor : trained_tensors(adapters, config, plan))
     spec.trained.push_back(tensor.name);
   switch (recipe.train.recompute) {
     case recipe::RecomputePolicy::off:
@@ -105,6 +111,12 @@ TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& conf
     refuse("data.sequence: {} is longer than the model's max_position_embeddings, {}",
            spec.build.sequence, config.max_positions);
   return spec;
+}
+
+// Of trained scales in relation to the weights; a rate of 0 trains nothing.
+static double scale_rate(const recipe::Recipe& recipe) {
+  const double rate = recipe.train.learning_rate;
+  return rate > 0.0 ? recipe.quantize.weights.scale_lr / rate : 0.0;
 }
 
 TrainerSettings trainer_settings(const recipe::Recipe& recipe, const TrainingSpec& spec) {
@@ -134,6 +146,7 @@ TrainerSettings trainer_settings(const recipe::Recipe& recipe, const TrainingSpe
                         .eps = float(o.eps),
                         .weight_decay = float(o.weight_decay),
                         .state_bits = int(o.state_bits),
+                        .scale_rate = scale_rate(recipe),
                         .seed = recipe.seed};
   return settings;
 }
@@ -225,6 +238,8 @@ PrepareOptions prepare_options(const recipe::Recipe& recipe) {
       break;
   }
   options.range.percentile = recipe.quantize.calibrate.percentile;
+  if (recipe.quantize.weights.scale_init == recipe::ScaleInit::lsq)
+    options.scale_start = ScaleStart::lsq;
   if (recipe.train.enable.order == recipe::EnableOrder::sensitivity && recipe.train.steps > 0)
     options.sensitivity = MeasureSensitivity::yes;
   return options;
@@ -234,6 +249,23 @@ EnabledLayers layers_at(const QuantSchedule& schedule, int64_t step) {
   EnabledLayers layers;
   for (const int64_t layer : schedule.enabled_layers(step)) layers.insert(int(layer));
   return layers;
+}
+
+void start_scales_as_layers_join(const QuantPlan& plan, const QuantSchedule& schedule,
+                                 ScaleStart start, Store& store, const KernelTable& kernels,
+                                 Stream& stream, Trainer& trainer) {
+  std::map<int64_t, int64_t> joins;  // layer -> step
+  for (const int64_t step : schedule.change_steps())
+    for (const int64_t layer : schedule.enabled_layers(step)) joins.try_emplace(layer, step);
+  trainer.on_join(
+      [&, start](const EnabledLayers& layers) {
+        start_trained_scales(
+            plan, start, [&](const std::string& path) { return layers.contains(layer_of(path)); },
+            store, kernels, stream);
+      },
+      [joins](const std::string& parameter) {
+        return is_weight_scale(parameter) ? joins.at(layer_of(parameter)) : int64_t{0};
+      });
 }
 
 namespace {

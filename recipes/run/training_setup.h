@@ -22,7 +22,8 @@ TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& conf
                            const std::optional<ModelConfig>& teacher, const QuantPlan& plan,
                            const AdapterPlan& adapters, const KernelTable& kernels);
 /// What the optimizer updates, and a checkpoint holds of the model.
-std::vector<SourceTensor> trained_tensors(const AdapterPlan& adapters, const ModelConfig& config);
+std::vector<SourceTensor> trained_tensors(const AdapterPlan& adapters, const ModelConfig& config,
+                                          const QuantPlan& plan);
 TrainerSettings trainer_settings(const recipe::Recipe& recipe, const TrainingSpec& spec);
 TokenizeOptions tokenize_options(const recipe::Recipe& recipe, const TextEncoder& encoder,
                                  std::function<ChatRenderer()> renderer);
@@ -30,6 +31,11 @@ DatasetOptions dataset_options(const recipe::Recipe& recipe, const ModelConfig& 
 /// Type of the matrices in the Store: of the masters, or of what an adapter's base does not pack.
 DType master_dtype(const recipe::Recipe& recipe);
 EnabledLayers layers_at(const QuantSchedule& schedule, int64_t step);
+/// What the trained scales of the layers that join do: they start anew, from the weights as they
+/// are by then, and their moments with them.
+void start_scales_as_layers_join(const QuantPlan& plan, const QuantSchedule& schedule,
+                                 ScaleStart start, Store& store, const KernelTable& kernels,
+                                 Stream& stream, Trainer& trainer);
 
 /// Floating-point operations of one training token: 6 a weight of the body and head (2 more a
 /// weight for a teacher) and attention's 12 L d T (not halved for the causal mask).

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import run_recipe
+from conftest import ROOT, run_recipe
 from run_test import metrics
 from safetensors.numpy import load_file
 
@@ -22,6 +22,46 @@ def assert_same_run(whole, resumed) -> None:
             assert first[tensor].tobytes() == second[tensor].tobytes(), f"{name}: {tensor}"
     first, second = ([{key: m[key] for key in SAME} for m in metrics(run)] for run in (whole, resumed))
     assert first == second
+
+
+@pytest.fixture(scope="session")
+def trained_scales_run(commands, data, short_run, tmp_path_factory):
+    """The same steps with scales that are trained (LSQ): they start anew as their layers join."""
+    out = tmp_path_factory.mktemp("runs") / "stories-lsq"
+    return run_recipe(
+        commands, short_run / "recipe.yaml", out, "quantize.weights.rounding=lsq",
+        "quantize.weights.scale_lr=0.01",
+    )  # fmt: skip
+
+
+def test_trained_scales_go_on_where_they_were(commands, short_run, trained_scales_run, ptq_run, tmp_path):
+    recipe, out, output = trained_scales_run / "recipe.yaml", tmp_path / "killed", tmp_path / "output.txt"
+    for steps in (3, 9, 15):  # before the first layer joins, between two, after a checkpoint
+        process = commands.start("qat-train", recipe, "--out", out, output=output)
+        while process.poll() is None and steps_written(out) < steps:
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+    run_recipe(commands, recipe, out)
+    assert_same_run(trained_scales_run, out)
+    tensors, untrained = (
+        load_file(run / "export" / "compressed-tensors" / "model.safetensors") for run in (out, ptq_run)
+    )
+    scales = [name for name in tensors if name.endswith("weight_scale")]
+    assert scales
+    for name in scales:
+        change = abs(tensors[name].astype("float64") / untrained[name] - 1)
+        assert 0 < change.max() < 0.5, name
+        assert (tensors[name] > 0).all()
+    # What is served from the file is what was trained.
+    text = ROOT / "README.md"
+    trained, served = (
+        commands.json("qat-eval", model, "--text", text, "--context", 128, "--json")
+        for model in (out, out / "export" / "compressed-tensors")
+    )
+    assert trained["quantization"][0]["weights"].pop("trained_scale")
+    assert trained["nll"] == pytest.approx(served["nll"], rel=1e-6)
+    assert trained["quantization"] == served["quantization"]
 
 
 def steps_written(out) -> int:

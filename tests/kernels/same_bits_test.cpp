@@ -54,6 +54,17 @@ void add_quantizers(Digest& digest, DType type, Stream& stream) {
           kernels.fake_quant_backward.run(
               {x.view(), x.view(), scale.view(), zero.view(), dx.view(), spec}, stream);
           for (Tensor* tensor : {&y, &scale, &zero, &dx}) digest.add(*tensor);
+          Tensor dscale(grid, DType::f32);
+          TrainedScaleBackward trained{x.view(),    x.view(),  scale.view(),
+                                       zero.view(), dx.view(), dscale.view(),
+                                       {},          spec,      0.5f};
+          Tensor scratch = test::scratch_for(kernels.trained_scale_backward, trained);
+          trained.scratch = scratch.view();
+          kernels.trained_scale_backward.run(trained, stream);
+          digest.add(dx);
+          digest.add(dscale);
+          kernels.trained_scale.run({dscale.view(), scale.view(), ScaleType::portable}, stream);
+          digest.add(scale);
         }
 }
 

@@ -1,6 +1,8 @@
 // Five golden training steps from PyTorch, repeated under every switch of the engine.
 #include <gtest/gtest.h>
 
+#include "engine/ptq/trained_scales.h"
+#include "kernels/quant_math.h"
 #include "tests/models/golden.h"
 
 namespace qat {
@@ -25,16 +27,18 @@ struct GoldenRun {
   /// Of the weights; int4 in groups with searched scales clips, so gradients are masked at the end.
   QuantSpec weights = {};
   QuantSpec activations = {};
+  bool trained_scales = false;
 };
 
 constexpr QuantSpec kInt8Blocks{
     .per = Per::group, .group = 32, .rule = ScaleRule::amax, .scale_type = ScaleType::f16};
 
-QuantPlan plan_of(const ModelConfig& config, const QuantSpec& weights,
-                  const QuantSpec& activations) {
+QuantPlan plan_of(const ModelConfig& config, const GoldenRun& setup) {
   QuantPlan plan;
   for (const std::string& path : decoder_linears(config))
-    plan.linears[path] = {.weight = weights, .activation = activations};
+    plan.linears[path] = {.weight = setup.weights,
+                          .activation = setup.activations,
+                          .trained_scale = setup.trained_scales};
   return plan;
 }
 
@@ -63,8 +67,14 @@ Outcome train(const GoldenRun& setup, const Switches& switches, DType dtype = DT
   spec.build.batch = switches.micro_batch;
   spec.build.sequence = kLength;
   spec.build.dtype = dtype;
-  if (setup.quantized) spec.plan = plan_of(spec.config, setup.weights, setup.activations);
+  if (setup.quantized) spec.plan = plan_of(spec.config, setup);
+  Stream stream;
+  start_trained_scales(
+      spec.plan, ScaleStart::rule, [](const std::string&) { return true; }, store, cpu_kernels(),
+      stream);
   for (const SourceTensor& t : source->tensors()) spec.trained.push_back(t.name);
+  for (const SourceTensor& t : scale_tensors(spec.plan, spec.config))
+    spec.trained.push_back(t.name);
   spec.recompute = switches.recompute;
   spec.fuse = switches.fuse;
   spec.groups = group_scales_of(cpu_kernels());
@@ -79,9 +89,9 @@ Outcome train(const GoldenRun& setup, const Switches& switches, DType dtype = DT
       .beta1 = settings.at("beta1").get<float>(),
       .beta2 = settings.at("beta2").get<float>(),
       .eps = settings.at("eps").get<float>(),
-      .weight_decay = settings.at("weight_decay_matrices").get<float>()};
+      .weight_decay = settings.at("weight_decay_matrices").get<float>(),
+      .scale_rate = 10.0};
   Optimizer optimizer(store, cpu_kernels(), optimizer_settings, spec.trained);
-  Stream stream;
   Outcome outcome;
   for (int64_t step = 0; step < kSteps; ++step) {
     store.get(kInvTokens).as<float>()[0] = 1.0f / float(kSequences * kLength);
@@ -117,9 +127,9 @@ Outcome train(const GoldenRun& setup, const Switches& switches, DType dtype = DT
     optimizer.update(parameters, step + 1, settings.at("learning_rate").get<double>(),
                      std::min(1.0, clip / outcome.norms.back()), stream);
   }
-  for (const SourceTensor& t : source->tensors()) {
-    const View view = store.get(t.name);
-    outcome.parameters[t.name].assign(view.as<float>(), view.as<float>() + view.count());
+  for (const std::string& name : spec.trained) {
+    const View view = store.get(name);
+    outcome.parameters[name].assign(view.as<float>(), view.as<float>() + view.count());
   }
   return outcome;
 }
@@ -161,11 +171,10 @@ INSTANTIATE_TEST_SUITE_P(Runs, GoldenStep,
 
 // Every pass that promises the same bits, against the plainest way: nothing recomputed, hoisted or
 // planned.
-class SameBits : public testing::TestWithParam<std::tuple<DType, QuantSpec>> {};
+class SameBits : public testing::TestWithParam<std::tuple<DType, GoldenRun>> {};
 
 TEST_P(SameBits, RecomputeHoistAndPlanning) {
-  const GoldenRun setup{"w8a8_kl_mistral", "mistral", true, std::get<1>(GetParam())};
-  const DType dtype = std::get<0>(GetParam());
+  const auto [dtype, setup] = GetParam();
   for (const Switch fuse : {Switch::off, Switch::on}) {
     const Outcome plain =
         train(setup, {Recompute::off, fuse, Switch::off, Planning::no_reuse}, dtype);
@@ -180,9 +189,63 @@ TEST_P(SameBits, RecomputeHoistAndPlanning) {
   }
 }
 
+const GoldenRun kInt8Run{"w8a8_kl_mistral", "mistral", true};
+const GoldenRun kClippingRun{"w8a8_kl_mistral", "mistral", true, golden::kClippingInt4};
+const GoldenRun kTrainedScalesRun{"w8a8_kl_mistral",     "mistral", true,
+                                  golden::kClippingInt4, {},        true};
 INSTANTIATE_TEST_SUITE_P(DTypes, SameBits,
                          testing::Combine(testing::Values(DType::f32, DType::bf16),
-                                          testing::Values(QuantSpec{}, golden::kClippingInt4)));
+                                          testing::Values(kInt8Run, kClippingRun,
+                                                          kTrainedScalesRun)));
+
+// Where nothing saturates, the gradient of a matrix on its grid is the master's, and LSQ's is known
+// from it.
+TEST(TrainedScales, StartAsTheRuleAndGetLsqsGradient) {
+  const QuantSpec row{}, tensor{.per = Per::tensor},
+      group{.bits = 4,
+            .per = Per::group,
+            .group = 32,
+            .range = Range::full,
+            .rule = ScaleRule::no_clip,
+            .scale_type = ScaleType::bf16};
+  for (const QuantSpec& grid : {row, tensor, group}) {
+    const Outcome ruled = train({"w8a8", nullptr, true, grid}, {.fuse = Switch::off});
+    const Outcome learned = train({"w8a8", nullptr, true, grid, {}, true}, {.fuse = Switch::off});
+    EXPECT_EQ(learned.losses[0], ruled.losses[0]);
+    const auto source = ModelSource::open(golden::path("llama"));
+    for (const std::string& path : decoder_linears(source->config())) {
+      const std::vector<float>& dy = ruled.gradients.at(path + ".weight");
+      const std::vector<float>& got = learned.gradients.at(weight_scale_name(path));
+      std::vector<float> w(dy.size());
+      source->read(path + ".weight", w.data());
+      const size_t shared = w.size() / got.size();
+      for (size_t s = 0; s < got.size(); ++s) {
+        Extent extent;
+        for (size_t i = s * shared; i < (s + 1) * shared; ++i)
+          extent = {std::min(extent.low, w[i]), std::max(extent.high, w[i])};
+        const double scale = double(stored_scale(raw_scale(grid, extent, 0.0f), grid.scale_type));
+        // Of an end that lies on the edge, rounding decides the side: both are accepted.
+        double sum = 0, size = 0, on_edge = 0;
+        for (size_t i = s * shared; i < (s + 1) * shared; ++i) {
+          const double position = double(w[i]) / scale;
+          const double end = position < 0 ? grid.qmin() : grid.qmax();
+          const bool edge = std::abs(position / end - 1) < 1e-6;
+          const double slope =
+              !edge && position / end > 1 ? end : std::nearbyint(position) - position;
+          sum += double(dy[i]) * slope;
+          if (edge) on_edge += double(dy[i]) * end;
+          size += std::abs(double(dy[i]));
+        }
+        const double gain = 1.0 / std::sqrt(double(shared) * grid.qmax());
+        const double error = std::min(std::abs(double(got[s]) - gain * sum),
+                                      std::abs(double(got[s]) - gain * (sum + on_edge)));
+        ASSERT_LE(error, gain * 1e-5 * size + 1e-12) << path << " scale " << s;
+      }
+    }
+    EXPECT_NE(learned.parameters.at("model.layers.0.mlp.up_proj.weight"),
+              ruled.parameters.at("model.layers.0.mlp.up_proj.weight"));
+  }
+}
 
 // The straight-through gradient is zero where a weight saturated, and whole elsewhere.
 TEST(Clipping, SaturatedWeightsGetNoGradient) {

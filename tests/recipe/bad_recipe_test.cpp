@@ -87,6 +87,48 @@ const BadCase kTargets[] = {
 INSTANTIATE_TEST_SUITE_P(Targets, BadRecipe, testing::ValuesIn(kTargets),
                          [](const auto& info) { return std::string(info.param.name); });
 
+const BadCase kTrainedScales[] = {
+    {"lsq_with_adapter",
+     "quantize: {preset: w4a8, weights: {rounding: lsq}}\nadapter: {kind: lora}\n",
+     "r.yaml:5: quantize.weights.rounding: ", "expected nearest beside an adapter, got lsq"},
+    {"lsq_of_minimum", "quantize: {preset: gguf_q4_1, weights: {rounding: lsq}}\n",
+     "r.yaml:5: quantize.weights.rounding: ", "offset is minimum"},
+    {"lsq_from_negative_scales", "quantize: {preset: gguf_q4_0, weights: {rounding: lsq}}\n",
+     "r.yaml:5: quantize.weights.rounding: ", "set quantize.weights.scale: mse, or"},
+    {"lsq_start_of_zero_points",
+     "quantize: {preset: awq_w4_g128, weights: {rounding: lsq, scale_init: lsq}}\n",
+     "r.yaml:5: quantize.weights.scale_init: ", "expected rule where"},
+    {"scale_lr_of_nearest", "quantize: {preset: w4a8, weights: {scale_lr: 1e-3}}\n",
+     "r.yaml:5: quantize.weights.scale_lr: ", "only where quantize.weights.rounding is lsq"},
+    {"scale_init_of_nearest", "quantize: {preset: w4a8, weights: {scale_init: lsq}}\n",
+     "r.yaml:5: quantize.weights.scale_init: ", "only where quantize.weights.rounding is lsq"},
+    {"negative_scale_lr", "quantize: {preset: w4a8, weights: {rounding: lsq, scale_lr: -1}}\n",
+     "r.yaml:5: quantize.weights.scale_lr: ", "from 0 to 1"},
+    {"unknown_rounding", "quantize: {preset: w4a8, weights: {rounding: lsqplus}}\n",
+     "r.yaml:5: quantize.weights.rounding: ", "lsq"},
+};
+INSTANTIATE_TEST_SUITE_P(TrainedScales, BadRecipe, testing::ValuesIn(kTrainedScales),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST(RefusedRecipe, TrainedScalesNeedALearningRate) {
+  const std::string start = "model: m\nout: o\ndata: {train: t}\ntrain: {steps: 1, ";
+  EXPECT_NE(refusal_of(start + "learning_rate: 0}\nquantize: {preset: w4a8, weights: {rounding: "
+                               "lsq}}\n")
+                .find("quantize.weights.scale_lr: expected 0 where train.learning_rate is 0"),
+            std::string::npos);
+}
+
+// LSQ's own start has positive scales whatever the rule.
+TEST(TrainedScales, AreTakenWhereTheFormatHoldsThem) {
+  for (const char* more :
+       {"quantize: {preset: gguf_q4_0, weights: {rounding: lsq, scale_init: lsq}}\nexport: gguf\n",
+        "quantize: {preset: gguf_q8_0, weights: {rounding: lsq}}\nexport: gguf\n",
+        "quantize: {preset: portable_w4, weights: {rounding: lsq, scale: mse_signed, scale_init: "
+        "lsq}}\nexport: [gguf, gptq, compressed-tensors]\n",
+        "quantize: {preset: awq_w4_g128, weights: {rounding: lsq}}\nexport: awq\n"})
+    EXPECT_EQ(refusal_of(kGood + more), "accepted") << more;
+}
+
 const BadCase kYaml[] = {
     {"alias", "seed: *a\n", "r.yaml:5: ", "anchor"},
     {"anchor", "seed: &a 1\n", "r.yaml:5: ", "anchor"},

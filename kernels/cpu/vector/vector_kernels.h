@@ -41,6 +41,13 @@ struct GradientJob {
   QuantSpec spec;
 };
 
+/// GradientJob with the gradient of each segment's scale, times `gain`.
+struct ScaleGradientJob {
+  GradientJob gradient;
+  float* dscale;
+  float gain;
+};
+
 struct NormJob {
   const void* x;
   const float* weight;
@@ -122,6 +129,9 @@ struct VectorKernels {
                       int grid_count, float* errors);
   void (*dequantize)(const DequantizeJob&);
   void (*gradient)(const GradientJob&);
+  /// out = trained_scale(raw).
+  void (*trained_scale)(const float* raw, float* out, ScaleType type, int64_t count);
+  void (*scale_gradient)(const ScaleGradientJob&);
   /// amax = max(amax, |x|).
   void (*column_amax)(float* amax, const void* x, DType type, int64_t count);
   /// sum of squares; *bad is increased by the number of non-finite values.
@@ -136,16 +146,19 @@ namespace scalar {
 void fill_elementwise(VectorKernels&);
 void fill_norm(VectorKernels&);
 void fill_quantize(VectorKernels&);
+void fill_trained_scale(VectorKernels&);
 void fill_statistics(VectorKernels&);
 void fill_adamw(VectorKernels&);
 }  // namespace scalar
 namespace avx2 {
 using FillFunction = void(VectorKernels&);
-FillFunction fill_elementwise, fill_norm, fill_quantize, fill_statistics, fill_adamw;
+FillFunction fill_elementwise, fill_norm, fill_quantize, fill_trained_scale, fill_statistics,
+    fill_adamw;
 }  // namespace avx2
 namespace avx512 {
 using FillFunction = void(VectorKernels&);
-FillFunction fill_elementwise, fill_norm, fill_quantize, fill_statistics, fill_adamw;
+FillFunction fill_elementwise, fill_norm, fill_quantize, fill_trained_scale, fill_statistics,
+    fill_adamw;
 }  // namespace avx512
 
 }  // namespace qat::cpu

@@ -11,10 +11,6 @@ std::string number(int64_t value) {
   return fmt::format("{}", value);
 }
 
-bool negative_scales(const WeightQuant& weights) {
-  return weights.scale == ScaleRule::signed_max || weights.scale == ScaleRule::mse_signed;
-}
-
 // Q8_0, Q4_0 and Q4_1: blocks of 32 with scales (and minima) in f16. Larger groups and rows repeat
 // theirs.
 std::optional<Misfit> gguf_misfit(const QuantizeOptions& quantize) {
@@ -47,7 +43,7 @@ std::optional<Misfit> compressed_tensors_misfit(const QuantizeOptions& quantize)
   if (!weights.bits) return std::nullopt;  // said where the export list is checked
   if (!weights.symmetric && weights.offset == Offset::minimum)
     return Misfit{"quantize.weights.offset", "zero_point", "minimum"};
-  if (negative_scales(weights))
+  if (weights.negative_scales())
     return Misfit{"quantize.weights.scale", "a rule with positive scales", word_of(weights.scale)};
   if (!activations.bits && *weights.bits != 2 && *weights.bits != 4 && *weights.bits != 8)
     return Misfit{"quantize.weights.bits", "2, 4 or 8, which pack into words",
@@ -72,7 +68,7 @@ std::optional<Misfit> packed_misfit(const QuantizeOptions& quantize, ExportForma
     return Misfit{"quantize.weights.per", "group or channel", "tensor"};
   if (!weights.symmetric && weights.offset == Offset::minimum)
     return Misfit{"quantize.weights.offset", "zero_point", "minimum"};
-  if (negative_scales(weights))
+  if (weights.negative_scales())
     return Misfit{"quantize.weights.scale", "a rule with positive scales", word_of(weights.scale)};
   if (weights.scale_type != ScaleType::f16 && weights.scale_type != ScaleType::portable)
     return Misfit{"quantize.weights.scale_type", "f16 or portable", word_of(weights.scale_type)};

@@ -136,6 +136,12 @@ const FieldCondition kSymmetricWeights = {
     "quantize.weights.symmetric is true and quantize.weights.bits a number",
     {"quantize.weights.bits", "quantize.weights.symmetric", "quantize.preset"},
     [](const Recipe& r) { return r.quantize.weights.bits && r.quantize.weights.symmetric; }};
+const FieldCondition kTrainedScales = {
+    "quantize.weights.rounding is lsq",
+    {"quantize.weights.rounding", "quantize.weights.bits", "quantize.preset"},
+    [](const Recipe& r) {
+      return r.quantize.weights.bits && r.quantize.weights.rounding == Rounding::lsq;
+    }};
 const FieldCondition kActivations = {
     "quantize.activations.bits is a number",
     {"quantize.activations.bits", "quantize.preset"},
@@ -306,8 +312,9 @@ void add_quantize_rows(std::vector<Field>& rows) {
                          {.when = kSymmetricWeights, .default_note = preset}));
   rows.push_back(
       QAT_ROW(quantize.weights.rounding, word(), Matters::yes,
-              "nearest: half to even, trained with the straight-through gradient; ggml: the codes "
-              "llama.cpp's own quantizer chooses, where train.steps is 0.",
+              "nearest: half to even, trained with the straight-through gradient; lsq: the scales "
+              "are trained too, by LSQ's gradient (zero points stay as they start); ggml: the "
+              "codes llama.cpp's own quantizer chooses, where train.steps is 0.",
               {.when = kWeights, .default_note = preset}));
   rows.push_back(
       QAT_ROW(quantize.weights.scale, word(), Matters::yes,
@@ -322,6 +329,15 @@ void add_quantize_rows(std::vector<Field>& rows) {
                          "Type the scale is rounded to before codes are chosen; portable is exact "
                          "in fp16 and bf16.",
                          {.when = kWeights, .default_note = preset}));
+  rows.push_back(QAT_ROW(quantize.weights.scale_init, word(), Matters::yes,
+                         "What a trained scale starts from when its layer joins: the rule of "
+                         "quantize.weights.scale, or LSQ's 2 mean|w| / sqrt(qmax).",
+                         {.when = kTrainedScales}));
+  rows.push_back(QAT_ROW(quantize.weights.scale_lr, number(0, 1), Matters::yes,
+                         "Learning rate of trained scales at the height of train.schedule, in "
+                         "sizes of the scales: a step moves one by about this share of the RMS of "
+                         "its matrix's. No weight decay; 0 keeps them where they started.",
+                         {.when = kTrainedScales, .nicknames = {"quant_lr", "step_size_lr"}}));
 
   rows.push_back(QAT_ROW(quantize.activations.bits, whole(2, 8), Matters::yes,
                          "Bits of an activation code; none leaves activations as they are.",

@@ -15,7 +15,8 @@ namespace qat::recipe {
 
 enum class Backend { automatic, cpu, cuda };
 enum class DataFormat { by_extension, text, prompt_completion, messages };
-enum class Rounding { nearest, ggml };
+enum class Rounding { nearest, ggml, lsq };
+enum class ScaleInit { rule, lsq };
 enum class ActivationPer { token, tensor, group };
 enum class Offset { zero_point, minimum };
 enum class TableGrid { none, q8_0 };
@@ -93,6 +94,8 @@ struct WeightQuant {
   Rounding rounding = Rounding::nearest;
   ScaleRule scale = ScaleRule::amax;
   ScaleType scale_type = ScaleType::f32;
+  ScaleInit scale_init = ScaleInit::rule;  ///< with Rounding::lsq
+  double scale_lr = 1e-3;                  ///< with Rounding::lsq, in sizes of the scales
   /// The group was written in the recipe, not taken from the preset: a matrix it does not divide is
   /// refused instead of falling back.
   bool group_by_hand = false;
@@ -107,6 +110,11 @@ struct WeightQuant {
   } fallback = Fallback::int8_rows;
 
   QuantSpec spec() const;
+  /// Whether a scale may be below 0.
+  bool negative_scales() const {
+    return rounding != Rounding::lsq &&
+           (scale == ScaleRule::signed_max || scale == ScaleRule::mse_signed);
+  }
 };
 
 /// How the inputs of quantized matrices are quantized; spec() is meaningful when bits is set.

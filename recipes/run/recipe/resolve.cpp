@@ -180,6 +180,34 @@ void check_scale_rule(const Grid& grid, bool symmetric, const Sources& sources) 
                     "strict", "change one of the two");
 }
 
+/// Grids whose scale cannot be trained.
+void check_trained_scales(const Recipe& recipe, const Sources& sources) {
+  const WeightQuant& weights = recipe.quantize.weights;
+  if (weights.rounding != Rounding::lsq) return;
+  if (recipe.adapter.any())
+    refuse_together(sources, "quantize.weights.rounding", "nearest beside an adapter", "lsq",
+                    "the grid follows the merged weights, whose scales are not trained: change one "
+                    "of the two");
+  if (!weights.symmetric && weights.offset == Offset::minimum)
+    refuse_together(sources, "quantize.weights.rounding",
+                    "nearest where quantize.weights.offset is minimum", "lsq",
+                    "a minimum that stays where it started would not fit the trained scale: take "
+                    "a symmetric grid, or offset: zero_point");
+  const bool by_rule = weights.scale_init == ScaleInit::rule;
+  if (by_rule && (weights.scale == ScaleRule::signed_max || weights.scale == ScaleRule::mse_signed))
+    refuse_together(sources, "quantize.weights.rounding", "a rule with positive scales beside lsq",
+                    fmt::format("quantize.weights.scale {}", word_of(weights.scale)),
+                    "set quantize.weights.scale: mse, or quantize.weights.scale_init: lsq");
+  if (recipe.train.steps > 0 && recipe.train.learning_rate == 0.0 && weights.scale_lr > 0.0)
+    refuse_together(sources, "quantize.weights.scale_lr", "0 where train.learning_rate is 0",
+                    fmt::format("{}", weights.scale_lr),
+                    "scales follow the schedule of the weights: give those a rate too");
+  if (!by_rule && !weights.symmetric)
+    refuse_together(sources, "quantize.weights.scale_init",
+                    "rule where quantize.weights.symmetric is off", "lsq",
+                    "LSQ's start is that of a grid around 0: change one of the two");
+}
+
 void check_quantize(const Recipe& recipe, const Sources& sources) {
   const auto& [weights, activations] =
       std::tie(recipe.quantize.weights, recipe.quantize.activations);
@@ -193,6 +221,7 @@ void check_quantize(const Recipe& recipe, const Sources& sources) {
       refuse_together(sources, "quantize.weights.rounding", "nearest where train.steps is above 0",
                       "ggml",
                       "ggml's rule is for models that are not trained: change one of the two");
+    check_trained_scales(recipe, sources);
     if (!weights.symmetric && weights.offset == Offset::minimum &&
         weights.scale != ScaleRule::min_max)
       refuse_together(sources, "quantize.weights.scale",
