@@ -240,23 +240,40 @@ struct HeadLoss {
 };
 
 /// codes i8, scale f32 and zero f32 of x by spec. scale/zero are [rows, groups] or [1] per tensor.
-/// With given_scale (and given_zero when asymmetric) the grid is taken, not computed: then scale and
-/// zero outputs may be empty. zero may be empty for a symmetric spec; where the range has a minimum
-/// it holds that (see Grid).
-/// code = clamp(rne(x * (1/scale)) + zero, qmin, qmax); a scale of 0 is stored as the smallest normal
-/// value of the scale type so that nothing divides by zero. Finite x never gives NaN; NaN in x makes
-/// its scale NaN (see quant_math.h).
+/// With given_scale (and given_zero when asymmetric) the grid is taken, not computed: then scale
+/// and zero outputs may be empty. zero may be empty for a symmetric spec; where the range has a
+/// minimum it holds that (see Grid). code = clamp(rne(x * (1/scale)) + zero, qmin, qmax); a scale
+/// of 0 is stored as the smallest normal value of the scale type so that nothing divides by zero.
+/// Finite x never gives NaN; NaN in x makes its scale NaN (see quant_math.h).
 struct Quantize {
   ConstView x, given_scale, given_zero;
   View codes, scale, zero;
   QuantSpec spec;
 };
 
-/// y = (codes - zero) * scale + minimum, rounded to y's dtype (f32, bf16).
+/// y = (codes - zero) * scale + minimum, rounded to y's dtype (f32, bf16). group_K (i32 [K],
+/// optional, for Per::group): the group of each column, where groups are not runs of columns.
 struct Dequantize {
   ConstView codes, scale, zero;
   View y;
   QuantSpec spec;
+  ConstView group_K = {};
+};
+
+/// dscale (f32, of the grid's scales) += or = sum of dy * (code - zero) over what shares a scale:
+/// the gradient of Dequantize by its scales. dy is f32; with a minimum codes count from qmin.
+struct ScaleGradient {
+  ConstView dy, codes, zero, group_K;
+  View dscale;
+  QuantSpec spec;
+  bool accumulate;
+};
+
+/// y = x as a file of this type stores it (stored_scale of quant_math.h); f32.
+struct RoundScale {
+  ConstView x;
+  View y;
+  ScaleType type;
 };
 
 /// y = dequantize(quantize(x)) in one read, the same bits; scale/zero written for the backward
@@ -369,6 +386,8 @@ struct KernelTable {
   Kernel<HeadLoss> head_loss;
   Kernel<Quantize> quantize;
   Kernel<Dequantize> dequantize;
+  Kernel<ScaleGradient> scale_gradient;
+  Kernel<RoundScale> round_scale;
   Kernel<FakeQuant> fake_quant;
   Kernel<FakeQuantBackward> fake_quant_backward;
   Kernel<TrainedScale> trained_scale;

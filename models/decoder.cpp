@@ -17,20 +17,24 @@ class Decoder {
       : b_(b), config_(config), build_(build), scope_(b, trimmed(build.prefix)) {}
 
   Id hidden() {
-    const int64_t T = build_.tokens();
-    const Id tokens = b_.input(kTokens, {T}, DType::i32);
-    positions_ = b_.input(kPositions, {T}, DType::i32);
-    if (build_.cache)
-      length_ = b_.input(kCacheLength, {1}, DType::i32);
-    else
-      first_ = b_.input(kFirst, {T}, DType::i32);
-    table_ =
-        b_.state(build_.prefix + kRopeTable, {config_.max_positions, config_.head_dim}, DType::f32);
-
+    const Id tokens = b_.input(kTokens, {build_.tokens()}, DType::i32);
+    make_inputs();
     Builder::Scope model(b_, "model");
     Id x = embedded(tokens);
     for (int64_t layer = 0; layer < config_.layers; ++layer) x = block(x, int(layer));
     return rms_norm(b_, x, vector("model.norm.weight", config_.hidden), config_.norm_eps);
+  }
+
+  Id embedding_alone() {
+    const Id tokens = b_.input(kTokens, {build_.tokens()}, DType::i32);
+    Builder::Scope model(b_, "model");
+    return embedded(tokens);
+  }
+
+  Id layer_alone(Id x, int layer) {
+    make_inputs();
+    Builder::Scope model(b_, "model");
+    return block(x, layer);
   }
 
   Id head() {
@@ -42,6 +46,17 @@ class Decoder {
   static std::string trimmed(std::string prefix) {
     if (!prefix.empty()) prefix.pop_back();
     return prefix;
+  }
+
+  void make_inputs() {
+    const int64_t T = build_.tokens();
+    positions_ = b_.input(kPositions, {T}, DType::i32);
+    if (build_.cache)
+      length_ = b_.input(kCacheLength, {1}, DType::i32);
+    else
+      first_ = b_.input(kFirst, {T}, DType::i32);
+    table_ =
+        b_.state(build_.prefix + kRopeTable, {config_.max_positions, config_.head_dim}, DType::f32);
   }
 
   Id embedded(Id tokens) {
@@ -121,6 +136,15 @@ class Decoder {
 
 Id decoder_hidden(Builder& b, const ModelConfig& config, const DecoderBuild& build) {
   return Decoder(b, config, build).hidden();
+}
+
+Id decoder_embedding(Builder& b, const ModelConfig& config, const DecoderBuild& build) {
+  return Decoder(b, config, build).embedding_alone();
+}
+
+Id decoder_layer(Builder& b, const ModelConfig& config, const DecoderBuild& build, Id x,
+                 int layer) {
+  return Decoder(b, config, build).layer_alone(x, layer);
 }
 
 Id decoder_head(Builder& b, const ModelConfig& config, const DecoderBuild& build) {

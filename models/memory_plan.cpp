@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <set>
+
+#include "engine/ops/ops.h"
 #include "models/adapter.h"
 
 namespace qat {
@@ -12,6 +15,32 @@ size_t bytes_of(const std::vector<SourceTensor>& tensors, DType matrices) {
   size_t bytes = 0;
   for (const SourceTensor& t : tensors)
     bytes += size_t(t.shape.count()) * size_of(t.shape.rank() < 2 ? DType::f32 : matrices);
+  return bytes;
+}
+
+// Of the parameters that the spec trains, scales of codes included.
+std::vector<int64_t> trained_counts(const TrainingSpec& spec,
+                                    const std::vector<SourceTensor>& parameters) {
+  const std::set<std::string> names(spec.trained.begin(), spec.trained.end());
+  std::vector<int64_t> counts;
+  for (const SourceTensor& t : parameters)
+    if (names.contains(t.name)) counts.push_back(t.shape.count());
+  for (const auto& [path, quant] : spec.plan.linears)
+    if (quant.trained_stored_scale)
+      counts.push_back(scale_shape(linear_shape(spec.config, path), *quant.weight).count());
+  return counts;
+}
+
+// Codes, scales and zero points that lie in the Store.
+size_t codes_bytes(const TrainingSpec& spec) {
+  size_t bytes = 0;
+  for (const auto& [path, quant] : spec.plan.linears) {
+    if (!quant.stored_weight && !quant.stored_grid) continue;
+    const Shape w = linear_shape(spec.config, path);
+    if (quant.stored_weight) bytes += size_t(w.count());
+    const int64_t numbers = quant.weight->symmetric() ? 1 : 2;
+    bytes += size_t(scale_shape(w, *quant.weight).count() * numbers) * sizeof(float);
+  }
   return bytes;
 }
 
@@ -33,25 +62,25 @@ TrainingMemory plan_training_memory(const TrainingSpec& spec, const TrainerSetti
                                     const KernelTable& kernels) {
   TrainingMemory memory;
   const bool adapted = !spec.adapters.linears.empty();
-  const std::vector<SourceTensor> trained =
+  const std::vector<SourceTensor> parameters =
       adapted ? adapter_tensors(spec.adapters, spec.config) : expected_tensors(spec.config);
   const DType masters = adapted ? spec.adapters.dtype : spec.build.weight_dtype;
-  memory.bytes[Category::masters] = bytes_of(trained, masters);
+  memory.bytes[Category::masters] = bytes_of(parameters, masters);
   if (adapted)
     memory.bytes[Category::base] = base_bytes(spec.adapters, spec.config, spec.build.weight_dtype);
   if (spec.teacher)
     memory.bytes[Category::teacher] =
         bytes_of(expected_tensors(*spec.teacher), spec.teacher_weights);
-  std::vector<int64_t> counts;
-  for (const SourceTensor& t : trained) counts.push_back(t.shape.count());
-  memory.bytes[Category::gradients] = bytes_of(trained, DType::f32);
+  const std::vector<int64_t> counts = trained_counts(spec, parameters);
+  for (const int64_t count : counts)
+    memory.bytes[Category::gradients] += size_t(count) * sizeof(float);
   memory.bytes[Category::moments] = Optimizer::moment_bytes(counts, settings.optimizer.state_bits);
   // The gradients of trained scales lie in the arena.
   const size_t scales = bytes_of(scale_tensors(spec.plan, spec.config), DType::f32);
   memory.bytes[Category::masters] += scales;
   memory.bytes[Category::moments] += 2 * scales;
   memory.bytes[Category::state] =
-      size_t(spec.config.max_positions * spec.config.head_dim) * sizeof(float);
+      size_t(spec.config.max_positions * spec.config.head_dim) * sizeof(float) + codes_bytes(spec);
   memory.bytes[Category::inputs] = size_t(spec.build.tokens()) * 4 * sizeof(int32_t) + 4;
   for (const int64_t enabled : {int64_t{0}, spec.config.layers / 2, spec.config.layers}) {
     const TrainingGraph training = build_training_graph(spec, first_layers(enabled));

@@ -111,7 +111,8 @@ void PackedWeights::add_module(const std::string& name) {
   unpack_rows(parts_.words(qzeros).data(), G, N, bits_, zeros.data());
   if (std::any_of(zeros.begin(), zeros.end(), [&](int8_t z) { return z + zero_offset_ != 0; }))
     m.spec.range = Range::asymmetric;
-  if (m.g_idx.empty() && is_decoder_linear(name))
+  const bool even = m.spec.per != Per::group || K % m.spec.group == 0;
+  if ((m.g_idx.empty() || even) && is_decoder_linear(name))
     plan_.linears[name] = {.weight = m.spec, .activation = {}};
   tensors_.push_back({name + ".weight", m.shape});
   modules_.emplace(name + ".weight", std::move(m));
@@ -119,7 +120,7 @@ void PackedWeights::add_module(const std::string& name) {
 
 // The groups of a GPTQ file are what g_idx says: runs of `group` columns, or, where the columns
 // were taken in the order of their activations (desc_act), any columns at all. A last group that
-// is shorter than the others is like the second kind here: one scale a value, but no even grid.
+// is shorter than the others makes no even grid: such a matrix is read as values.
 void PackedWeights::take_groups(const std::string& name, Module& m) const {
   const int64_t K = m.shape[1], group = m.spec.per == Per::group ? m.spec.group : K;
   const int64_t G = (K + group - 1) / group;
@@ -173,12 +174,14 @@ QuantizedMatrix PackedWeights::read(const std::string& weight) const {
   const auto at = modules_.find(weight);
   if (at == modules_.end()) internal_error("{}: {} is not stored as codes", parts_.file(), weight);
   const std::string name = weight.substr(0, weight.size() - std::string_view(".weight").size());
-  if (!at->second.g_idx.empty())
+  const Module& m = at->second;
+  if (!m.g_idx.empty() && (m.spec.per != Per::group || m.shape[1] % m.spec.group != 0))
     refuse(
-        "{}: the groups of {} are not runs of {} columns (desc_act, or a shorter last one); "
-        "such a matrix is read as values, not as codes",
-        parts_.file(), name, at->second.spec.group);
-  QuantizedMatrix q = unpacked(name, at->second);
+        "{}: {} columns of {} do not divide into groups of {}; such a matrix is read as values, "
+        "not as codes",
+        parts_.file(), m.shape[1], name, m.spec.group);
+  QuantizedMatrix q = unpacked(name, m);
+  q.group_of = m.g_idx;
   check_matrix(q, parts_.file() + ": " + name);
   check_positive_scales(q, parts_.file() + ": " + name);
   return q;

@@ -46,6 +46,10 @@ void store_codes(const QuantizedMatrix& matrix, const std::string& path, Store& 
       matrix.spec.per == Per::tensor ? Shape{1} : Shape{matrix.shape[0], matrix.groups()};
   const View scales = store.make(codes_scale_name(path), grid, DType::f32, category);
   std::copy(matrix.scales.begin(), matrix.scales.end(), scales.as<float>());
+  if (!matrix.group_of.empty()) {
+    const View group = store.make(codes_group_name(path), {matrix.shape[1]}, DType::i32, category);
+    std::copy(matrix.group_of.begin(), matrix.group_of.end(), group.as<int32_t>());
+  }
   if (matrix.spec.symmetric()) return;
   const View zeros = store.make(codes_zero_name(path), grid, DType::f32, category);
   std::copy(matrix.zeros.begin(), matrix.zeros.end(), zeros.as<float>());
@@ -77,6 +81,7 @@ QuantPlan load_deployed(const ModelSource& source, Store& store, DType dtype, Ca
       const QuantizedMatrix matrix = source.read_codes(weight);
       linear.weight = matrix.spec;
       linear.stored_weight = true;
+      linear.listed_groups = !matrix.group_of.empty();
       store_codes(matrix, path, store, category);
       // Rows of the table are looked up, and other code wants its numbers.
       if (path != kEmbeddingPath) as_codes.insert(weight);

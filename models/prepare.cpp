@@ -43,6 +43,7 @@ bool needs_calibration(const QuantPlan& plan, const PrepareOptions& options) {
   if (plan.linears.empty()) return false;
   if (options.smooth.mode != SmoothMode::off) return true;
   if (options.sensitivity == MeasureSensitivity::yes) return true;
+  if (options.solve.solver != Solver::round_to_nearest) return true;
   for (const auto& [path, quant] : plan.linears)
     if (quant.activation && quant.static_activation) return true;
   return false;
@@ -63,6 +64,8 @@ PreparedModel prepare_for_quantization(const MeasuredModel& model, const QuantPl
   if (!result.calibrated.empty())
     log::info("calibrated {} activations ({})", result.calibrated.size(),
               name_of(options.range.rule));
+  result.solved = solve(model, plan, batches, options.solve, options.stop);
+  if (options.stop && options.stop()) return result;
   if (options.sensitivity == MeasureSensitivity::yes) {
     result.sensitivity =
         measure_sensitivity(model, plan, leading(batches, options.sensitivity_samples));

@@ -1,6 +1,6 @@
-// What happens to a model between loading and training (or a PTQ export): smoothing, calibration
-// and, when the schedule asks, the measurement of sensitivity, in the order in which each needs the
-// other.
+// What happens to a model between loading and training (or a PTQ export): smoothing, calibration,
+// the solving for codes and, when the schedule asks, the measurement of sensitivity, in the order
+// in which each needs the other.
 #pragma once
 
 #include <vector>
@@ -9,6 +9,7 @@
 #include "models/calibrate.h"
 #include "models/sensitivity.h"
 #include "models/smooth.h"
+#include "models/solve.h"
 
 namespace qat {
 
@@ -17,6 +18,9 @@ enum class MeasureSensitivity : uint8_t { no, yes };
 struct PrepareOptions {
   SmoothOptions smooth;
   RangeOptions range;
+  SolveOptions solve = {};
+  /// Asked now and then in what takes long: true ends it, and what follows it is left out.
+  std::function<bool()> stop = {};
   MeasureSensitivity sensitivity = MeasureSensitivity::no;
   /// Sequences that sensitivity is measured on, the first of the batches: each costs a forward a
   /// layer.
@@ -27,6 +31,7 @@ struct PrepareOptions {
 struct PreparedModel {
   std::vector<SmoothedPair> smoothed;       ///< empty when off
   std::vector<CalibratedInput> calibrated;  ///< empty when no activation is static
+  std::vector<SolvedLinear> solved;         ///< empty when rounded to nearest
   std::vector<LayerSensitivity> sensitivity;
   std::vector<int64_t> order;  ///< of layers, least damaging first; empty unless measured
 };
@@ -34,9 +39,9 @@ struct PreparedModel {
 /// Whether any of it needs calibration text.
 bool needs_calibration(const QuantPlan& plan, const PrepareOptions& options);
 
-/// Smooths the masters in the Store, writes the static grids and the first trained scales there,
-/// measures sensitivity. Once in the life of a model: a run that resumes takes masters, grids and
-/// order from its checkpoint.
+/// Smooths the masters in the Store, writes the static grids, the solver's codes and the first
+/// trained scales there, measures sensitivity. Once in the life of a model: a run that resumes takes
+/// masters, grids and order from its checkpoint.
 PreparedModel prepare_for_quantization(const MeasuredModel& model, const QuantPlan& plan,
                                        const std::vector<Batch>& batches,
                                        const PrepareOptions& options);

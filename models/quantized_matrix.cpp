@@ -1,5 +1,6 @@
 #include "models/quantized_matrix.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "engine/core/error.h"
@@ -20,6 +21,12 @@ void check_matrix(const QuantizedMatrix& m, const std::string& name) {
       m.zeros.size() != (spec.symmetric() ? 0 : scales))
     refuse("{}: {} codes, {} scales, {} zero points; expected {}, {}, {}", name, m.codes.size(),
            m.scales.size(), m.zeros.size(), count, scales, spec.symmetric() ? 0 : scales);
+  if (!m.group_of.empty()) {
+    const bool fits = spec.per == Per::group && int64_t(m.group_of.size()) == m.shape[1] &&
+                      std::all_of(m.group_of.begin(), m.group_of.end(),
+                                  [&](int32_t g) { return g >= 0 && g < m.groups(); });
+    if (!fits) refuse("{}: its list of groups is not one of {} columns", name, m.shape[1]);
+  }
   // Symmetric codes may use the whole range whatever the trained one was.
   const int low = -(1 << (spec.bits - 1)), high = spec.qmax();
   for (size_t i = 0; i < count; ++i)
@@ -49,7 +56,8 @@ void check_positive_scales(const QuantizedMatrix& m, const std::string& name) {
 
 void dequantize(const QuantizedMatrix& m, float* out) {
   const int64_t rows = m.shape[0], columns = m.shape[1];
-  const int64_t group = m.spec.per == Per::group ? m.spec.group : columns;
+  const int64_t run = m.spec.per == Per::group ? m.spec.group : columns;
+  const int64_t group = m.group_of.empty() ? run : 1;
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t begin = 0; begin < columns; begin += group) {
       const size_t at = m.scale_index(row, begin);
@@ -61,6 +69,7 @@ void dequantize(const QuantizedMatrix& m, float* out) {
 
 std::string difference(const QuantizedMatrix& a, const QuantizedMatrix& b) {
   if (a.shape != b.shape) return "shapes differ";
+  if (a.group_of != b.group_of) return "the groups of columns differ";
   if (a.codes.size() != b.codes.size() || a.scales.size() != b.scales.size())
     return "numbers of codes or scales differ";
   for (size_t i = 0; i < a.codes.size(); ++i)

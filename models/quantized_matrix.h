@@ -20,12 +20,15 @@ struct QuantizedMatrix {
   std::vector<int8_t> codes;  ///< [rows, columns]
   std::vector<float> scales;  ///< [rows, groups]; one for Per::tensor
   std::vector<float> zeros;   ///< as scales, whole numbers (or minima); empty when symmetric
+  /// The group of each column, where groups are not runs of columns; else empty.
+  std::vector<int32_t> group_of = {};
 
   /// Scales in a row (for Per::tensor: in the whole matrix, 1).
   int64_t groups() const { return spec.groups(shape[1]); }
   /// Where the scale of an element is.
   size_t scale_index(int64_t row, int64_t column) const {
     if (spec.per == Per::tensor) return 0;
+    if (!group_of.empty()) return size_t(row * groups() + group_of[size_t(column)]);
     return size_t(row * groups() + (spec.per == Per::group ? column / spec.group : 0));
   }
 };

@@ -130,6 +130,14 @@ std::vector<SmoothPair> smooth_pairs(const ModelConfig& config,
   return pairs;
 }
 
+std::vector<int64_t> shared_factors(const SmoothPair& pair, const ModelConfig& config) {
+  std::vector<int64_t> rows;
+  if (pair.fold != SmoothFold::v_proj) return rows;
+  for (int64_t column = 0; column < config.q_width(); ++column)
+    rows.push_back(value_row(config, column));
+  return rows;
+}
+
 void fold(const SmoothPair& pair, std::span<const float> factors, const ModelConfig& config,
           Store& store) {
   if (pair.fold == SmoothFold::norm) {

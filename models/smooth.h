@@ -52,6 +52,10 @@ struct SmoothedPair {
   double error_before = 0.0, error_after = 0.0;
 };
 
+/// By column of the linears, a number that columns which must get one factor have in common: those
+/// that one row of v_proj feeds. Empty where each column has its own.
+std::vector<int64_t> shared_factors(const SmoothPair& pair, const ModelConfig& config);
+
 /// Folds s (see engine/ptq/smoothing.h), one factor a column of the linears, into one pair.
 void fold(const SmoothPair& pair, std::span<const float> factors, const ModelConfig& config,
           Store& store);

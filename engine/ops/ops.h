@@ -94,11 +94,14 @@ LossOutputs head_loss(Builder& b, const LossInputs& inputs, const LossWeights& w
 
 struct Quantized {
   Id codes, scale, zero;  ///< zero kNone for symmetric specs
+  Id group_K = kNone;     ///< i32 [K], where groups are not runs of columns
 };
 /// Integer codes and scales of x. given_scale (given_zero): the grid is taken, not computed.
 Quantized quantize(Builder& b, Id x, const QuantSpec& spec, Id given_scale = kNone,
                    Id given_zero = kNone);
-/// (codes - zero) * scale.
+/// Scales as a file of this type stores them; the gradient passes unchanged.
+Id round_scale(Builder& b, Id scale, ScaleType type);
+/// (codes - zero) * scale. Its gradient goes to the scale alone, where that is trained.
 Id dequantize(Builder& b, const Quantized& q, const QuantSpec& spec, DType dtype);
 /// dequantize(quantize(x)) with the straight-through gradient; a given scale that depends on
 /// trained parameters gets LSQ's.

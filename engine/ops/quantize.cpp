@@ -1,6 +1,7 @@
 // quantize, dequantize, fake_quant: the grid of numerics. fake_quant is dequantize(quantize(x)) in
 // one read with the straight-through gradient (Bengio et al., 2013), zero where a code saturated.
-// trained_scale: a scale that is learned (LSQ; Esser et al., 2020).
+// trained_scale: a scale that is learned (LSQ; Esser et al., 2020). dequantize passes a gradient to
+// its scales alone, round_scale passes it unchanged.
 #include <cmath>
 
 #include "engine/graph/op.h"
@@ -80,10 +81,48 @@ void bind_quantize(BindContext& c) {
                                      c.attribute<FakeQuantAttributes>().spec});
 }
 
-// inputs: codes, scale, zero.
+// inputs: dy, codes, zero, group_K.
+void bind_scale_gradient(BindContext& c) {
+  ScaleGradient args{};
+  args.dy = c.in(0);
+  args.codes = c.in(1);
+  args.zero = c.in(2);
+  args.group_K = c.in(3);
+  args.dscale = c.out(0);
+  args.spec = c.attribute<FakeQuantAttributes>().spec;
+  c.run(c.kernels.scale_gradient, args);
+}
+const Op kScaleGradient{.name = "scale_gradient", .bind = bind_scale_gradient, .accumulates = true};
+
+void differentiate_dequantize(GradContext& g) {
+  if (!g.wants(1)) return;
+  Builder& b = g.builder();
+  const Id dy = g.output_grad(0);
+  b.check(b.value(dy).dtype == DType::f32, "dequantize", "its gradient must be f32");
+  g.add(1, b.append(kScaleGradient, {dy, g.in(0), g.in(2), g.in(3)},
+                    {{b.value(g.in(1)).shape, DType::f32}},
+                    g.node().attribute<FakeQuantAttributes>())[0]);
+}
+
+void differentiate_round_scale(GradContext& g) {
+  g.add(0, g.output_grad(0));
+}
+
+struct RoundTo {
+  ScaleType type;
+};
+void bind_round_scale(BindContext& c) {
+  c.run(c.kernels.round_scale, RoundScale{c.in(0), c.out(0), c.attribute<RoundTo>().type});
+}
+const Op kRoundScale{.name = "round_scale",
+                     .differentiate = differentiate_round_scale,
+                     .bind = bind_round_scale,
+                     .cost = Cost::cheap};
+
+// inputs: codes, scale, zero, group_K.
 void bind_dequantize(BindContext& c) {
-  c.run(c.kernels.dequantize,
-        Dequantize{c.in(0), c.in(1), c.in(2), c.out(0), c.attribute<FakeQuantAttributes>().spec});
+  c.run(c.kernels.dequantize, Dequantize{c.in(0), c.in(1), c.in(2), c.out(0),
+                                         c.attribute<FakeQuantAttributes>().spec, c.in(3)});
 }
 
 // Rounding to what files hold counts as straight-through.
@@ -112,7 +151,15 @@ const Op kFakeQuant{.name = "fake_quant",
                     .cost = Cost::cheap};
 // Recomputing the codes would recompute what they came from: they are small, so they are kept.
 const Op kQuantize{.name = "quantize", .bind = bind_quantize};
-const Op kDequantize{.name = "dequantize", .bind = bind_dequantize, .cost = Cost::cheap};
+const Op kDequantize{.name = "dequantize",
+                     .differentiate = differentiate_dequantize,
+                     .bind = bind_dequantize,
+                     .cost = Cost::cheap};
+
+Id round_scale(Builder& b, Id scale, ScaleType type) {
+  const Value v = b.value(scale);
+  return b.append(kRoundScale, {scale}, {{v.shape, DType::f32}}, RoundTo{type})[0];
+}
 
 Quantized quantize(Builder& b, Id x, const QuantSpec& spec, Id given_scale, Id given_zero) {
   check_spec(b, x, spec);
@@ -127,8 +174,8 @@ Quantized quantize(Builder& b, Id x, const QuantSpec& spec, Id given_scale, Id g
 }
 
 Id dequantize(Builder& b, const Quantized& q, const QuantSpec& spec, DType dtype) {
-  return b.append(kDequantize, {q.codes, q.scale, q.zero}, {{b.value(q.codes).shape, dtype}},
-                  FakeQuantAttributes{spec})[0];
+  return b.append(kDequantize, {q.codes, q.scale, q.zero, q.group_K},
+                  {{b.value(q.codes).shape, dtype}}, FakeQuantAttributes{spec})[0];
 }
 
 Id fake_quant(Builder& b, Id x, const QuantSpec& spec, DType dtype, Id given_scale, Id given_zero) {

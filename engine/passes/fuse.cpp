@@ -17,6 +17,10 @@ bool fits_int8(const QuantSpec& activation, const QuantSpec& weight, GroupScales
   return (activation.per == Per::row || alike) && weight.group % 4 == 0;
 }
 
+bool has_listed_groups(const Node& dequantize) {
+  return dequantize.inputs.size() > 3 && dequantize.inputs[3] != kNone;
+}
+
 }  // namespace
 
 GroupScales group_scales_of(const KernelTable& kernels) {
@@ -38,8 +42,9 @@ int fuse(Graph& graph, GroupScales groups) {
   auto fake_quant_of = [&](Id id) { return made_by(id, kFakeQuant); };
   // A weight is fake-quantized, or came as codes.
   auto weight_of = [&](Id id) {
-    const Node* made = fake_quant_of(id);
-    return made ? made : made_by(id, kDequantize);
+    if (const Node* made = fake_quant_of(id)) return made;
+    const Node* made = made_by(id, kDequantize);
+    return made && !has_listed_groups(*made) ? made : nullptr;
   };
 
   // First which pairs fuse, so that a fake_quant turns into quantize + dequantize where it stands.

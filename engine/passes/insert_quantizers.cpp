@@ -57,10 +57,12 @@ class Inserter {
     const Id master = master_of(w);
     const QuantSpec& spec = *quant.weight;
     const Shape shape = graph_.value(master).shape;
-    return quantized_masters_[master] =
-               quant.stored_weight   ? stored_weight(path, spec, shape, dtype)
-               : quant.trained_scale ? on_trained_scale(master, path, spec, dtype)
-                                     : fake_quant(builder_, master, spec, dtype);
+    Id& quantized = quantized_masters_[master];
+    if (quant.stored_weight) return quantized = stored_weight(path, quant, shape, dtype);
+    if (quant.trained_scale) return quantized = on_trained_scale(master, path, spec, dtype);
+    if (!quant.stored_grid) return quantized = fake_quant(builder_, master, spec, dtype);
+    const StoredScales grid = stored_scales(path, quant, shape);
+    return quantized = fake_quant(builder_, master, spec, dtype, grid.scale, grid.zero);
   }
 
   Id on_trained_scale(Id master, const std::string& path, const QuantSpec& spec, DType dtype) {
@@ -110,13 +112,31 @@ class Inserter {
 
   // Codes that were chosen long ago are never chosen again: the graph starts from them, and the
   // parameter of that name (there need be none) is not read.
-  Id stored_weight(const std::string& path, const QuantSpec& spec, const Shape& shape,
+  Id stored_weight(const std::string& path, const LinearQuant& quant, const Shape& shape,
                    DType dtype) {
+    const StoredScales grid = stored_scales(path, quant, shape);
+    const Id codes = builder_.state(codes_name(path), shape, DType::i8);
+    Quantized stored{codes, grid.scale, grid.zero};
+    if (quant.listed_groups)
+      stored.group_K = builder_.state(codes_group_name(path), {shape[1]}, DType::i32);
+    return dequantize(builder_, stored, *quant.weight, dtype);
+  }
+
+  struct StoredScales {
+    Id scale, zero = kNone;
+  };
+  StoredScales stored_scales(const std::string& path, const LinearQuant& quant,
+                             const Shape& shape) {
+    const QuantSpec& spec = *quant.weight;
     const Shape scales = scale_shape(shape, spec);
-    Quantized stored{builder_.state(codes_name(path), shape, DType::i8),
-                     builder_.state(codes_scale_name(path), scales, DType::f32), kNone};
-    if (!spec.symmetric()) stored.zero = builder_.state(codes_zero_name(path), scales, DType::f32);
-    return dequantize(builder_, stored, spec, dtype);
+    const std::string name = codes_scale_name(path);
+    StoredScales grid{};
+    if (quant.trained_stored_scale)
+      grid.scale = round_scale(builder_, builder_.param(name, scales, DType::f32), spec.scale_type);
+    else
+      grid.scale = builder_.state(name, scales, DType::f32);
+    if (!spec.symmetric()) grid.zero = builder_.state(codes_zero_name(path), scales, DType::f32);
+    return grid;
   }
 
   struct Shared {

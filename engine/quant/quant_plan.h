@@ -17,6 +17,9 @@ struct LinearQuant {
   bool static_activation = false;  ///< the scale is calibrated and read from the Store
   bool stored_weight = false;      ///< the weight's codes and scales are in the Store, final
   bool trained_scale = false;      ///< the weight's scales are parameters (LSQ), weight_scale_name
+  bool stored_grid = false;        ///< its scales are in the Store, final; codes follow the master
+  bool trained_stored_scale = false;  ///< with stored_weight: the scales are parameters
+  bool listed_groups = false;  ///< with stored_weight: a list in the Store has each column's group
 };
 
 /// Keyed by the path of the linear, e.g. model.layers.3.mlp.up_proj. model.embed_tokens is the
@@ -49,8 +52,9 @@ inline bool is_weight_scale(const std::string& parameter) {
   return parameter.ends_with(".weight_scale");
 }
 
-/// Store names of a weight that came as codes (LinearQuant::stored_weight): i8 [O, K], f32 of
-/// scale_shape, and zero points as the scales where the grid has them.
+/// Store names of a weight that came, or was solved for, as codes (LinearQuant::stored_weight,
+/// stored_grid): i8 [O, K], f32 of scale_shape, and zero points as the scales where the grid has
+/// them.
 inline std::string codes_name(const std::string& path) {
   return "codes." + path;
 }
@@ -59,6 +63,14 @@ inline std::string codes_scale_name(const std::string& path) {
 }
 inline std::string codes_zero_name(const std::string& path) {
   return "codes.zero." + path;
+}
+/// i32 [K]: the group of each column (LinearQuant::listed_groups).
+inline std::string codes_group_name(const std::string& path) {
+  return "codes.group." + path;
+}
+/// True for the scales of codes, which may be trained (LinearQuant::trained_stored_scale).
+inline bool is_codes_scale(const std::string& name) {
+  return name.starts_with("codes.scale.");
 }
 
 }  // namespace qat

@@ -78,7 +78,8 @@ void Optimizer::update(const std::vector<TrainedParameter>& parameters, int64_t 
     args.beta1 = settings_.beta1;
     args.beta2 = settings_.beta2;
     args.eps = settings_.eps;
-    args.weight_decay = p.value.shape.rank() > 1 ? settings_.weight_decay : 0.0f;
+    const bool decays = p.value.shape.rank() > 1 && !is_codes_scale(p.name);
+    args.weight_decay = decays ? settings_.weight_decay : 0.0f;
     args.grad_scale = float(grad_scale);
     args.step = step - p.joined;
     if (is_weight_scale(p.name)) {

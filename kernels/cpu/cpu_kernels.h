@@ -38,6 +38,8 @@ void swiglu_backward(const SwiGluBackward& args, Stream& stream);
 void head_loss(const HeadLoss& args, Stream& stream);
 void quantize(const Quantize& args, Stream& stream);
 void dequantize(const Dequantize& args, Stream& stream);
+void scale_gradient(const ScaleGradient& args, Stream& stream);
+void round_scale(const RoundScale& args, Stream& stream);
 void fake_quant(const FakeQuant& args, Stream& stream);
 void fake_quant_backward(const FakeQuantBackward& args, Stream& stream);
 void trained_scale(const TrainedScale& args, Stream& stream);

@@ -37,6 +37,8 @@ KernelTable fill_table() {
   table.swiglu_backward = {cpu::swiglu_backward, nullptr};
   table.quantize = {cpu::quantize, nullptr};
   table.dequantize = {cpu::dequantize, nullptr};
+  table.scale_gradient = {cpu::scale_gradient, nullptr};
+  table.round_scale = {cpu::round_scale, nullptr};
   table.fake_quant = {cpu::fake_quant, nullptr};
   table.fake_quant_backward = {cpu::fake_quant_backward, nullptr};
   table.trained_scale = {cpu::trained_scale, nullptr};

@@ -71,12 +71,18 @@ std::string escaped(const std::string& module) {
   return out;
 }
 
+bool has_listed_groups(const ExportModel& model) {
+  return std::any_of(model.tensors.begin(), model.tensors.end(), [](const ExportTensor& tensor) {
+    return tensor.quantized() && tensor.quant.listed_groups;
+  });
+}
+
 Json gptq_config(const ExportModel& model, const QuantSpec& spec) {
   Json config = {{"quant_method", "gptq"},
                  {"bits", spec.bits},
                  {"group_size", spec.per == Per::group ? spec.group : -1},
                  {"sym", spec.symmetric()},
-                 {"desc_act", false},
+                 {"desc_act", has_listed_groups(model)},
                  {"checkpoint_format", spec.symmetric() ? "gptq" : "gptq_v2"},
                  {"lm_head", head_is_quantized(model)},
                  {"true_sequential", true},
@@ -147,6 +153,10 @@ void put_codes(const QuantizedMatrix& m, Method method, const ByteSink& sink) {
 
 void put(const ExportTensor& tensor, const std::string& part, Method method,
          const std::function<QuantizedMatrix()>& codes, const ByteSink& sink) {
+  if (part == "g_idx" && tensor.quant.listed_groups) {
+    const QuantizedMatrix m = codes();
+    return sink(m.group_of.data(), m.group_of.size() * 4);
+  }
   if (part == "g_idx") {
     const int64_t K = tensor.shape[1];
     const QuantSpec& spec = *tensor.quant.weight;

@@ -6,8 +6,9 @@ namespace qat {
 
 namespace {
 
-bool is_scale(const std::string& name) {
-  return name.starts_with("scale.") || name.starts_with("zero.");
+// Grids of activations, and codes and grids of weights, that were found before training.
+bool is_found(const std::string& name) {
+  return name.starts_with("scale.") || name.starts_with("zero.") || name.starts_with("codes.");
 }
 bool is_moment(const std::string& name) {
   return name.starts_with("moment");
@@ -25,7 +26,7 @@ std::vector<CheckpointTensor> checkpoint_tensors(const Store& store) {
   std::vector<CheckpointTensor> tensors;
   for (const Store::Entry& entry : store.entries())
     if (entry.category == Category::masters || entry.category == Category::moments ||
-        is_scale(entry.name))
+        is_found(entry.name))
       tensors.push_back({entry.name, entry.view, Finite::required});
   return tensors;
 }
@@ -40,7 +41,7 @@ void restore_model(const Checkpoint& checkpoint, const std::vector<SourceTensor>
     restore(checkpoint, tensor.name, Category::masters, store);
   }
   for (const CheckpointTensor& tensor : checkpoint.tensors())
-    if (is_scale(tensor.name)) restore(checkpoint, tensor.name, Category::state, store);
+    if (is_found(tensor.name)) restore(checkpoint, tensor.name, Category::state, store);
 }
 
 void check_base(const Checkpoint& checkpoint, const std::string& base, const std::string& source) {

@@ -1,4 +1,5 @@
-// What of the Store a checkpoint of a run holds: masters, moments and calibrated scales.
+// What of the Store a checkpoint of a run holds: masters, moments, calibrated scales, and
+// the codes of a solver.
 #pragma once
 
 #include <vector>
@@ -17,7 +18,7 @@ std::vector<CheckpointTensor> checkpoint_tensors(const Store& store);
 /// foreign tensors.
 void restore_everything(const Checkpoint& checkpoint, const std::vector<SourceTensor>& trained,
                         Store& store);
-/// Reads only what the model needs: parameters and scales.
+/// Reads only what the model needs: parameters, scales and codes.
 void restore_model(const Checkpoint& checkpoint, const std::vector<SourceTensor>& trained,
                    Store& store);
 /// Refuses a checkpoint of adapters that were trained on another base than the one in the Store

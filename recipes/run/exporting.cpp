@@ -8,6 +8,7 @@
 #include "engine/core/log.h"
 #include "engine/core/version.h"
 #include "engine/ptq/trained_scales.h"
+#include "kernels/quant_math.h"
 #include "models/adapter.h"
 #include "models/export/compressed_tensors.h"
 #include "models/export/gguf.h"
@@ -159,14 +160,22 @@ class Exporter {
     QuantizedMatrix matrix;
     matrix.spec = *tensor.quant.weight;
     matrix.shape = tensor.shape;
-    const auto take = [&](auto& into, const View& from) {
-      using T = typename std::remove_reference_t<decltype(into)>::value_type;
-      into.assign(from.as<T>(), from.as<T>() + from.count());
-    };
     take(matrix.codes, in_.store.get(codes_name(path)));
+    take_grid(path, matrix);
+    if (tensor.quant.listed_groups) take(matrix.group_of, in_.store.get(codes_group_name(path)));
+    if (tensor.quant.trained_stored_scale)
+      for (float& scale : matrix.scales) scale = stored_scale(scale, matrix.spec.scale_type);
+    return matrix;
+  }
+
+  template <class T>
+  static void take(std::vector<T>& into, const View& from) {
+    into.assign(from.as<T>(), from.as<T>() + from.count());
+  }
+
+  void take_grid(const std::string& path, QuantizedMatrix& matrix) const {
     take(matrix.scales, in_.store.get(codes_scale_name(path)));
     if (!matrix.spec.symmetric()) take(matrix.zeros, in_.store.get(codes_zero_name(path)));
-    return matrix;
   }
 
   // The very kernel of the training step, on the final masters.
@@ -192,10 +201,14 @@ class Exporter {
       args.x = in_.store.get(tensor.name);
     }
     args.codes = view(matrix.codes, tensor.shape, DType::i8);
+    const std::string path = module_of(tensor.name);
     const View scale = view(matrix.scales, {scales}, DType::f32);
     const View zero = matrix.zeros.empty() ? View{} : view(matrix.zeros, {scales}, DType::f32);
-    if (tensor.quant.trained_scale) {
-      take_trained_scales(module_of(tensor.name), matrix);
+    if (tensor.quant.trained_scale || tensor.quant.stored_grid) {
+      if (tensor.quant.trained_scale)
+        take_trained_scales(path, matrix);
+      else
+        take_grid(path, matrix);
       args.given_scale = scale;
       args.given_zero = zero;
     } else {
@@ -319,14 +332,26 @@ json export_all(const FinishInputs& in) {
 std::string provenance_of(const recipe::Recipe& recipe) {
   if (!recipe.quantize.any()) return "";
   if (recipe.train.steps == 0)
-    return fmt::format("{} {}: quantized after training (PTQ, {}), not trained on this grid",
-                       kProgram, kVersion, recipe.quantize.preset);
+    return fmt::format("{} {}: quantized after training (PTQ, {}{}), not trained on this grid",
+                       kProgram, kVersion, recipe.quantize.preset,
+                       recipe.quantize.solved()
+                           ? fmt::format(", {}", recipe::word_of(recipe.quantize.solver.kind))
+                           : "");
   return fmt::format("{} {}: trained on this grid for {} steps (recipe {})", kProgram, kVersion,
                      recipe.train.steps, recipe::recipe_hash(recipe));
 }
 
 void check_exportable(recipe::ExportFormat format, const QuantPlan& plan, const ModelConfig& config,
                       const Tokenizer* tokenizer) {
+  using enum recipe::ExportFormat;
+  if (format == compressed_tensors || format == awq || format == gguf)
+    for (const auto& [path, linear] : plan.linears)
+      if (linear.listed_groups)
+        refuse(
+            "export: {}: the groups of {} are not runs of columns (desc_act), which only gptq (and "
+            "hf, as numbers) hold; solve with quantize.solver.actorder: static, or change the "
+            "format",
+            recipe::word_of(format), path);
   if (format == recipe::ExportFormat::gguf) return check_gguf_export(config, plan, tokenizer);
   if (format != recipe::ExportFormat::gptq && format != recipe::ExportFormat::awq) return;
   const std::string name = recipe::word_of(format);

@@ -27,6 +27,7 @@ std::vector<std::string> result_table(const json& results) {
           fmt::format("  {:<22}{:>12.4f}{:>+11.2f}%", label, p, 100.0 * (p / before - 1)));
       return p;
     };
+    row("rtn", "round to nearest");
     const double ptq = row("ptq", "PTQ (before training)");
     const double qat = row("qat", "QAT (after training)");
     row("trained", "trained, unquantized");

@@ -15,6 +15,7 @@
 #include "recipes/run/recipe/recipe.h"
 #include "recipes/run/recipe/words.h"
 #include "recipes/run/run_source.h"
+#include "recipes/run/solver_setup.h"
 #include "recipes/run/training_setup.h"
 
 namespace qat {
@@ -51,8 +52,10 @@ ModelBundle open_run(const std::string& path, Store& store, const KernelTable& k
   if (!found.checkpoint)
     refuse("{}: this run has no whole checkpoint yet; run qat-train on its recipe first", path);
   open_run_base(recipe, *found.checkpoint, bundle, store, kernels, stream);
+  mark_solved(recipe, bundle.adapters, bundle.config, bundle.plan);
   restore_model(*found.checkpoint, trained_tensors(bundle.adapters, bundle.config, bundle.plan),
                 store);
+  if (!bundle.adapters.empty()) put_masters_on_codes(bundle.plan, store, kernels, stream);
   if (!recipe.model.scratch()) bundle.source = recipe.model.from.path;
   bundle.recipe = recipe;
   return bundle;

@@ -36,6 +36,7 @@
 #include "recipes/run/recipe/words.h"
 #include "recipes/run/run_source.h"
 #include "recipes/run/scratch_model.h"
+#include "recipes/run/solver_setup.h"
 #include "recipes/run/step_log.h"
 #include "recipes/run/tokenizer_files.h"
 #include "recipes/run/training_data.h"
@@ -102,6 +103,8 @@ class TrainRun {
     if (!resumed) before_training();
     if (stop_signal()) return stopped();
     make_trainer();
+    // What took minutes to solve for outlives a kill.
+    if (trainer_ && !resumed && recipe_.quantize.solved()) save(Importance::interval);
     if (trainer_ && !train_loop()) return stopped();
     finish();
     return Exit::ok;
@@ -134,6 +137,7 @@ class TrainRun {
   enum class Importance { interval, last };
   void save(Importance importance);
   json evaluate(const char* label, const QuantPlan& plan);
+  json evaluate_rounded();
   json state() const;
   std::string config_json() const {
     return source_ ? source_->config_json() : config_to_huggingface(config_);
@@ -241,6 +245,7 @@ void TrainRun::open_model_description() {
            teacher_config_->vocab, config_.vocab);
   quant_ = make_quant_setup(recipe_.quantize, config_);
   adapters_ = make_adapter_plan(recipe_, config_);
+  mark_solved(recipe_, adapters_, config_, quant_.plan);
   for (const recipe::ExportFormat format : recipe_.exports)
     check_exportable(format, quant_.plan, config_, tokenizer_.get());
   make_schedules();
@@ -278,6 +283,8 @@ void TrainRun::describe() const {
     log::info("quantized: {} of {} linears, {}", planned_linears(quant_.plan),
               decoder_linears(config_).size(), recipe::scheme_text(recipe_.quantize));
   for (const std::string& note : quant_.notes) log::info("{}", note);
+  for (const std::string& line : solver_lines(recipe_, quant_.plan, config_, kernels_))
+    log::info("{}", line);
   if (!adapters_.empty()) log::info("adapter: {}", describe_adapters());
   if (recipe_.train.steps > 0) {
     log::info("schedule: {}", quant_schedule_->timeline(recipe_.train.steps));
@@ -400,6 +407,7 @@ bool TrainRun::resume() {
   if (!found) return false;
   if (!adapters_.empty()) check_base(*found, base_, source_->path());
   restore_everything(*found, trained_tensors(adapters_, config_, quant_.plan), store_);
+  if (!adapters_.empty()) put_masters_on_codes(quant_.plan, store_, kernels_, stream_);
   const json& state = found->state();
   results_ = state.at("results");
   if (data_ && state.contains("data")) {
@@ -466,17 +474,20 @@ void TrainRun::before_training() {
   results_["source"] = evaluate(source.c_str(), {});
   if (packed) results_["source_label"] = source;
   if (quant_.plan.linears.empty()) return;
-  const PrepareOptions options = prepare_options(recipe_);
+  PrepareOptions options = prepare_options(recipe_);
+  options.stop = [] { return stop_signal() != 0; };
+  if (recipe_.quantize.solved()) results_["rtn"] = evaluate_rounded();
   const bool wanted = needs_calibration(quant_.plan, options);
   std::vector<Batch> batches;
   if (wanted) {
     Dataset samples = *data_;  // its own position: training still sees every sequence
     batches = calibration_batches([&](int64_t rows) { return samples.next(rows); },
-                                  recipe_.quantize.calibrate.samples, 4);
+                                  recipe_.quantize.calibrate.samples, kCalibrationRows);
   }
   const MeasuredModel model{
       config_, store_, kernels_, stream_, recipe_.dtype, master_dtype(recipe_), &adapters_};
   const PreparedModel prepared = prepare_for_quantization(model, quant_.plan, batches, options);
+  if (stop_signal()) return;
   if (!prepared.order.empty()) {
     sensitivity_order_ = prepared.order;
     make_schedules();
@@ -484,7 +495,19 @@ void TrainRun::before_training() {
   }
   if (recipe_.quantize.weights.rounding == recipe::Rounding::ggml)
     round_masters_as_ggml(quant_.plan, store_);
+  if (adapters_.empty()) forget_codes_of_trained(quant_.plan, store_);
   results_["ptq"] = evaluate("PTQ", quant_.plan);
+}
+
+// What the solver is compared with: the same grids, chosen and rounded to by each weight alone.
+json TrainRun::evaluate_rounded() {
+  QuantPlan plan = quant_.plan;
+  for (auto& [path, quant] : plan.linears) {
+    quant.stored_weight = quant.stored_grid = quant.trained_stored_scale = quant.listed_groups =
+        false;
+    if (quant.static_activation) quant.activation.reset();  // not calibrated yet
+  }
+  return evaluate("round to nearest", plan);
 }
 
 json TrainRun::state() const {
@@ -562,7 +585,7 @@ bool TrainRun::roll_back(const StepResult& spiked) {
                 fmt::format("step {}: the loss spikes again after {} rollbacks to {}; lower "
                             "train.learning_rate or look at the data there",
                             spiked.step, kMostRollbacks, found->path()));
-  restore_everything(*found, trained_tensors(adapters_, config_), store_);
+  restore_everything(*found, trained_tensors(adapters_, config_, quant_.plan), store_);
   trainer_->resume_at(trainer_state(*found));
   log::warn("step {}: back to step {}, and on with the data after the spike", spiked.step,
             found->step());

@@ -6,6 +6,7 @@
 #include "engine/core/error.h"
 #include "models/adapter.h"
 #include "recipes/run/quant_setup.h"
+#include "recipes/run/solver_setup.h"
 
 namespace qat {
 
@@ -92,8 +93,7 @@ TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& conf
   spec.loss = {.cross_entropy = float(recipe.distill.cross_entropy),
                .kl = float(teacher ? recipe.distill.kl : 0.0),
                .temperature = float(recipe.distill.temperature)};
-  for (const SourceTensor& tensor : trained_tensors(adapters, config, plan))
-    spec.trained.push_back(tensor.name);
+  spec.trained = trained_parameters(recipe, adapters, plan, config);
   switch (recipe.train.recompute) {
     case recipe::RecomputePolicy::off:
       spec.recompute = Recompute::off;
@@ -240,6 +240,7 @@ PrepareOptions prepare_options(const recipe::Recipe& recipe) {
   options.range.percentile = recipe.quantize.calibrate.percentile;
   if (recipe.quantize.weights.scale_init == recipe::ScaleInit::lsq)
     options.scale_start = ScaleStart::lsq;
+  options.solve = solve_options(recipe.quantize);
   if (recipe.train.enable.order == recipe::EnableOrder::sensitivity && recipe.train.steps > 0)
     options.sensitivity = MeasureSensitivity::yes;
   return options;

@@ -15,13 +15,14 @@ namespace qat {
 /// then front to back stands in for it.
 QuantSchedule quant_schedule(const recipe::Recipe& recipe, const ModelConfig& config,
                              const QuantPlan& plan, const std::vector<int64_t>& sensitivity_order);
-/// Smoothing, calibration and sensitivity as the recipe asks for them.
+/// Smoothing, calibration, solver and sensitivity as the recipe asks for them.
 PrepareOptions prepare_options(const recipe::Recipe& recipe);
 Schedule learning_rate_schedule(const recipe::Recipe& recipe, const QuantSchedule& quant);
 TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& config,
                            const std::optional<ModelConfig>& teacher, const QuantPlan& plan,
                            const AdapterPlan& adapters, const KernelTable& kernels);
-/// What the optimizer updates, and a checkpoint holds of the model.
+/// What a checkpoint holds of the model: all its parameters and trained scales, or those of its
+/// adapters.
 std::vector<SourceTensor> trained_tensors(const AdapterPlan& adapters, const ModelConfig& config,
                                           const QuantPlan& plan);
 TrainerSettings trainer_settings(const recipe::Recipe& recipe, const TrainingSpec& spec);
@@ -36,6 +37,9 @@ EnabledLayers layers_at(const QuantSchedule& schedule, int64_t step);
 void start_scales_as_layers_join(const QuantPlan& plan, const QuantSchedule& schedule,
                                  ScaleStart start, Store& store, const KernelTable& kernels,
                                  Stream& stream, Trainer& trainer);
+
+/// Sequences that calibration runs at a time.
+constexpr int64_t kCalibrationRows = 4;
 
 /// Floating-point operations of one training token: 6 a weight of the body and head (2 more a
 /// weight for a teacher) and attention's 12 L d T (not halved for the causal mask).

@@ -215,7 +215,8 @@ void rewrite(const std::string& directory, const std::string& part,
                     });
 }
 
-TEST(PackedWeights, ReadsScatteredGroupsAsValues) {
+// As desc_act leaves them: the list says which group a column is in.
+TEST(PackedWeights, ReadsScatteredGroups) {
   const Folder folder;
   const ExportModel model = packed_model(spec_of(4, Range::full, 32));
   export_gptq(folder.file("q"), model, {});
@@ -226,7 +227,7 @@ TEST(PackedWeights, ReadsScatteredGroupsAsValues) {
     }
   });
   const auto source = ModelSource::open(folder.file("q"));
-  EXPECT_FALSE(source->quantization().linears.contains(kModule));
+  EXPECT_TRUE(source->quantization().linears.contains(kModule));
   const std::string name = kModule + std::string(".weight");
   const QuantizedMatrix m = model.codes({name, {64, 96}, only(spec_of(4, Range::full, 32))});
   std::vector<float> values(64 * 96);
@@ -235,7 +236,35 @@ TEST(PackedWeights, ReadsScatteredGroupsAsValues) {
     for (int k = 0; k < 96; ++k)
       ASSERT_EQ(values[size_t(n * 96 + k)],
                 float(m.codes[size_t(n * 96 + k)]) * m.scales[size_t(n * 3 + k % 3)]);
-  expect_mentions(refusal([&] { source->read_codes(name); }), "desc_act");
+  const QuantizedMatrix read = source->read_codes(name);
+  EXPECT_EQ(read.codes, m.codes);
+  for (int k = 0; k < 96; ++k) ASSERT_EQ(read.group_of[size_t(k)], k % 3);
+}
+
+TEST(ExportGptq, WritesTheGroupsOfColumns) {
+  const Folder folder;
+  const QuantSpec spec = spec_of(4, Range::asymmetric, 32);
+  ExportModel model = packed_model(spec);
+  for (ExportTensor& tensor : model.tensors)
+    if (tensor.quantized()) tensor.quant.listed_groups = true;
+  model.codes = [codes = model.codes](const ExportTensor& tensor) {
+    QuantizedMatrix m = codes(tensor);
+    const int64_t columns = m.shape[1], groups = columns / 32;
+    for (int64_t k = 0; k < columns; ++k) m.group_of.push_back(int32_t((k * 5) % columns % groups));
+    return m;
+  };
+  export_gptq(folder.file("q"), model, {});
+  EXPECT_EQ(read_json_file(folder.file("q/quantize_config.json"))["desc_act"], true);
+  const auto source = ModelSource::open(folder.file("q"));
+  const std::string name = kModule + std::string(".weight");
+  LinearQuant listed = only(spec);
+  listed.listed_groups = true;
+  const QuantizedMatrix expected = model.codes({name, {64, 96}, listed});
+  EXPECT_EQ(difference(source->read_codes(name), expected), "");
+  std::vector<float> values(64 * 96), by_hand(64 * 96);
+  source->read(name, values.data());
+  dequantize(expected, by_hand.data());
+  EXPECT_EQ(values, by_hand);
 }
 
 TEST(PackedWeights, RefusesDamage) {

@@ -129,6 +129,63 @@ TEST(TrainedScales, AreTakenWhereTheFormatHoldsThem) {
     EXPECT_EQ(refusal_of(kGood + more), "accepted") << more;
 }
 
+const BadCase kSolvers[] = {
+    {"without_weights", "quantize: {solver: gptq}\n",
+     "r.yaml:5: quantize.solver.kind: ", "quantize.weights.bits is a number"},
+    {"key_of_the_other", "quantize: {preset: w4a8, solver: {kind: awq, block_size: 64}}\n",
+     "r.yaml:5: quantize.solver.block_size: ", "only where quantize.solver.kind is gptq"},
+    {"damping", "quantize: {preset: w4a8, solver: {kind: gptq, dampening_frac: -1}}\n",
+     "r.yaml:5: quantize.solver.dampening_frac: ", "from 0 to 1"},
+    {"percdamp", "quantize: {preset: w4a8, solver: {kind: gptq, percdamp: 0.01}}\n",
+     "r.yaml:5: quantize.solver.percdamp: ", "dampening_frac"},
+    {"order_in_compressed_tensors",
+     "quantize: {preset: w4a8, solver: {kind: gptq, actorder: group}}\nexport: "
+     "compressed-tensors\n",
+     "r.yaml:5: quantize.solver.actorder: ", "where export lists compressed-tensors, got group"},
+    {"order_without_groups", "quantize: {preset: w8a8, solver: {kind: gptq, actorder: group}}\n",
+     "r.yaml:5: quantize.solver.actorder: ", "quantize.weights.per is not group"},
+    {"ggml_rounding", "quantize: {preset: gguf_q4_0, weights: {rounding: ggml}, solver: gptq}\n",
+     "r.yaml:5: quantize.weights.rounding: ", "nearest where"},
+    {"lsq_rounding", "quantize: {preset: w4a8, weights: {rounding: lsq}, solver: gptq}\n",
+     "r.yaml:5: quantize.weights.rounding: ",
+     "nearest where quantize.solver.kind is gptq, got lsq"},
+    {"awq_and_smooth", "quantize: {preset: w4a8, smooth: 0.5, solver: awq}\n",
+     "r.yaml:5: quantize.solver.kind: ", "quantize.smooth.alpha is set"},
+    {"awq_and_static", "quantize: {preset: ct_w8a8_static, solver: awq}\n",
+     "r.yaml:5: quantize.solver.kind: ", "quantize.activations.dynamic is off"},
+    {"awq_and_adapter", "quantize: {preset: w4a8, solver: awq}\nadapter: lora\n",
+     "r.yaml:5: quantize.solver.kind: ", "beside an adapter"},
+    {"packed_base", "quantize: {preset: w4a8, solver: gptq}\nadapter: {kind: lora, base: nf4}\n",
+     "r.yaml:5: quantize.solver.kind: ", "adapter.base is packed"},
+    {"adapter_from", "quantize: {preset: w4a8, solver: gptq}\nadapter: {kind: lora, from: a}\n",
+     "r.yaml:5: quantize.solver.kind: ", "adapter.from is a directory"},
+};
+INSTANTIATE_TEST_SUITE_P(Solvers, BadRecipe, testing::ValuesIn(kSolvers),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST(BadRecipeText, ScalesAreTrainedBesideAllWeights) {
+  const std::string line = refusal_of(
+      "model: m\nout: o\ndata: {train: [t.txt]}\nquantize: {preset: w4a8, weights: {rounding: "
+      "lsq}}\n"
+      "train: {steps: 10, trainable: [norms]}\n");
+  EXPECT_TRUE(line.starts_with("r.yaml:5: train.trainable: ")) << line;
+}
+
+TEST(BadRecipeText, ScalesAreTrainedOnlyBehindASolver) {
+  const std::string start = "model: m\nout: o\ndata: {train: [t.txt]}\nquantize: w4a8\n";
+  const std::string train = "train: {steps: 10, trainable: [norms, scales]}\n";
+  const std::string line = refusal_of(start + train);
+  EXPECT_TRUE(line.starts_with("r.yaml:5: train.trainable: ")) << line;
+  EXPECT_NE(line.find("quantize.solver.kind is gptq or awq"), std::string::npos) << line;
+  EXPECT_EQ(refusal_of(start + train, {"quantize.solver.kind=gptq"}), "accepted");
+  EXPECT_NE(refusal_of(start + train + "adapter: lora\n").find("train.trainable"),
+            std::string::npos);
+  EXPECT_NE(refusal_of("model: m\nout: o\nquantize: {preset: w4a8, solver: gptq}\n"
+                       "train: {steps: 0}\n")
+                .find("a list of files where quantize.solver.kind is gptq"),
+            std::string::npos);
+}
+
 const BadCase kYaml[] = {
     {"alias", "seed: *a\n", "r.yaml:5: ", "anchor"},
     {"anchor", "seed: &a 1\n", "r.yaml:5: ", "anchor"},

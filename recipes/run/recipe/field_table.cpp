@@ -166,6 +166,18 @@ const FieldCondition kPercentile = {
     "quantize.calibrate.range is percentile", {"quantize.calibrate.range"}, [](const Recipe& r) {
       return r.quantize.calibrate.range == CalibrationRange::percentile;
     }};
+const FieldCondition kGptq = {"quantize.solver.kind is gptq",
+                              {"quantize.solver.kind", "quantize.weights.bits"},
+                              [](const Recipe& r) {
+                                return r.quantize.solved() &&
+                                       r.quantize.solver.kind == SolverKind::gptq;
+                              }};
+const FieldCondition kAwq = {"quantize.solver.kind is awq",
+                             {"quantize.solver.kind", "quantize.weights.bits"},
+                             [](const Recipe& r) {
+                               return r.quantize.solved() &&
+                                      r.quantize.solver.kind == SolverKind::awq;
+                             }};
 const FieldCondition kAdapter = {"adapter.kind is lora or dora",
                                  {"adapter.kind"},
                                  [](const Recipe& r) { return r.adapter.any(); }};
@@ -403,6 +415,35 @@ void add_quantize_rows(std::vector<Field>& rows) {
                          "Where it comes out of the activations, each exact: norm (before q, k, v "
                          "and gate, up), up_proj (before down_proj), v_proj (before o_proj).",
                          {.when = kSmooth}));
+  rows.push_back(QAT_ROW(
+      quantize.solver.kind, word(), Matters::yes,
+      "How the codes of weights are chosen before training: rtn rounds each to the nearest; gptq "
+      "rounds columns in turn and makes up for each in the others; awq scales input channels and "
+      "clips ranges. gptq and awq look at quantize.calibrate.samples sequences, and their grids "
+      "stay as they are in training.",
+      {.when = kWeights, .nicknames = {"method", "quant_method", "algorithm"}}));
+  rows.push_back(QAT_ROW(quantize.solver.dampening_frac, number(0, 1), Matters::yes,
+                         "Added to the Hessian's diagonal, as a share of the diagonal's mean.",
+                         {.when = kGptq, .nicknames = {"percdamp", "damp_percent", "damp"}}));
+  rows.push_back(QAT_ROW(quantize.solver.block_size, whole(1, kWide), Matters::yes,
+                         "Columns whose errors reach the columns behind them together.",
+                         {.when = kGptq, .nicknames = {"blocksize"}}));
+  rows.push_back(QAT_ROW(
+      quantize.solver.actorder, word(), Matters::yes,
+      "Order of the columns: none, as they lie; static, largest inputs first with the groups where "
+      "they lie and grids of the weights as they were, which every format holds; group, groups of "
+      "neighbours in that order, which gptq holds alone (desc_act).",
+      {.when = kGptq, .nicknames = {"desc_act", "act_order", "act_group_aware"}}));
+  rows.push_back(QAT_ROW(quantize.solver.n_grid, whole(1, 1000), Matters::yes,
+                         "Strengths of the scaling that are tried.",
+                         {.when = kAwq, .nicknames = {"grid", "num_ratios"}}));
+  rows.push_back(QAT_ROW(quantize.solver.duo_scaling, toggle(), Matters::yes,
+                         "Scales follow the weights' magnitudes beside the inputs'.",
+                         {.when = kAwq}));
+  rows.push_back(QAT_ROW(quantize.solver.clip, toggle(), Matters::yes,
+                         "Search each group's range for the least error of the outputs (not of q "
+                         "and k).",
+                         {.when = kAwq, .nicknames = {"apply_clip", "auto_clip"}}));
 }
 
 void add_adapter_rows(std::vector<Field>& rows) {
@@ -458,6 +499,13 @@ void add_train_rows(std::vector<Field>& rows) {
                          "Sequences a rank computes at a time; less needs less memory. 0: all of "
                          "its batch.",
                          {.nicknames = {"micro_batch_size", "gradient_accumulation_steps"}}));
+  rows.push_back(QAT_ROW(
+      train.trainable, text(), Matters::yes,
+      "What is trained, all else stays: norms, head, embeddings, scales (of the codes that "
+      "quantize.solver chose), or modules by the end of their path (mlp.down_proj) or a glob "
+      "(model.layers.2[0-9].*); empty: everything.",
+      {.when = kWholeModel,
+       .nicknames = {"trainable_parameters", "unfrozen_parameters", "modules_to_train"}}));
   rows.push_back(QAT_ROW(train.warmup_bf16, whole(0, kMany), Matters::yes,
                          "Steps before any fake quantization."));
   rows.push_back(
@@ -542,7 +590,8 @@ void add_train_rows(std::vector<Field>& rows) {
 
 void add_output_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW(checkpoint.every, whole(0, kMany), Matters::no,
-                         "Steps between checkpoints; 0: only when stopped and at the end.",
+                         "Steps between checkpoints; 0: only when stopped and at the end. What "
+                         "quantize.solver chose is saved before the first step.",
                          {.nicknames = {"save_steps", "save_every"}}));
   rows.push_back(QAT_ROW(checkpoint.keep, whole(2, 1e6), Matters::no,
                          "Checkpoints that stay on disk.", {.nicknames = {"save_total_limit"}}));
@@ -608,6 +657,7 @@ const std::vector<Section>& recipe_sections() {
        "Ranges measured on data before training."},
       {"quantize.smooth", "quantize.smooth.alpha",
        "SmoothQuant, folded into the weights before training."},
+      {"quantize.solver", "quantize.solver.kind", "The choice of codes before training."},
       {"adapter", "adapter.kind", "Adapters on a frozen model."},
       {"train", "", "The training loop."},
       {"train.enable", "train.enable.order", "How fake quantization comes on, layer by layer."},

@@ -35,6 +35,8 @@ enum class BaseChoice { none, bf16, int8, nf4, fp4 };
 enum class AdapterStart { none, path };
 enum class SmoothMode { off, fixed, search };
 enum class SmoothFold { norm, up_proj, v_proj };
+enum class SolverKind { rtn, gptq, awq };
+enum class ActOrder { none, fixed, group };
 
 /// A key that is one of a few words or a path; `path` is set only when the word is E::path.
 template <class E>
@@ -149,6 +151,16 @@ struct SmoothOptions {
   std::vector<SmoothFold> fold = {SmoothFold::norm, SmoothFold::up_proj, SmoothFold::v_proj};
 };
 
+/// How the codes of weights are chosen before training.
+struct SolverOptions {
+  SolverKind kind = SolverKind::rtn;
+  double dampening_frac = 0.01;
+  int64_t block_size = 128;
+  ActOrder actorder = ActOrder::none;
+  int64_t n_grid = 20;
+  bool duo_scaling = true, clip = true;
+};
+
 struct QuantizeOptions {
   std::string preset = "none";
   WeightQuant weights;
@@ -160,7 +172,9 @@ struct QuantizeOptions {
   TableGrid embeddings = TableGrid::none, head = TableGrid::none;
   CalibrateOptions calibrate;
   SmoothOptions smooth;
+  SolverOptions solver;
 
+  bool solved() const { return weights.bits && solver.kind != SolverKind::rtn; }
   bool tables() const { return embeddings != TableGrid::none || head != TableGrid::none; }
   bool any() const { return weights.bits || activations.bits || tables(); }
 };
@@ -207,7 +221,8 @@ struct TrainOptions {
   int64_t steps = 0;
   int64_t batch = 8;        ///< sequences a step over all ranks
   int64_t micro_batch = 0;  ///< sequences per rank at a time; 0: the rank's whole share of batch
-  int64_t warmup_bf16 = 0;  ///< steps before any fake quantization
+  std::vector<std::string> trainable;  ///< parameters that are trained; empty: all
+  int64_t warmup_bf16 = 0;             ///< steps before any fake quantization
   EnableOptions enable;
   double learning_rate = 2e-5;
   ScheduleOptions schedule;

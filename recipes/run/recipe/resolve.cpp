@@ -193,6 +193,10 @@ void check_trained_scales(const Recipe& recipe, const Sources& sources) {
                     "nearest where quantize.weights.offset is minimum", "lsq",
                     "a minimum that stays where it started would not fit the trained scale: take "
                     "a symmetric grid, or offset: zero_point");
+  if (!recipe.train.trainable.empty())
+    refuse_together(sources, "train.trainable", "no list where quantize.weights.rounding is lsq",
+                    recipe.train.trainable.front(),
+                    "scales are trained beside their weights, all of them: change one of the two");
   const bool by_rule = weights.scale_init == ScaleInit::rule;
   if (by_rule && (weights.scale == ScaleRule::signed_max || weights.scale == ScaleRule::mse_signed))
     refuse_together(sources, "quantize.weights.rounding", "a rule with positive scales beside lsq",
@@ -244,6 +248,57 @@ void check_quantize(const Recipe& recipe, const Sources& sources) {
   if (recipe.quantize.any() && recipe.quantize.include.empty())
     refuse_together(sources, "quantize.include", "at least one matrix to quantize", "an empty list",
                     "name some, or set quantize.preset: none");
+}
+
+void check_solver(const Recipe& recipe, const Sources& sources) {
+  const QuantizeOptions& quantize = recipe.quantize;
+  if (!quantize.solved()) {
+    const auto& trainable = recipe.train.trainable;
+    if (std::find(trainable.begin(), trainable.end(), "scales") != trainable.end())
+      refuse_together(sources, "train.trainable",
+                      "scales only where quantize.solver.kind is gptq or awq", "scales",
+                      "other grids follow from the weights: choose a solver, or remove it");
+    return;
+  }
+  const std::string kind = word_of(quantize.solver.kind);
+  if (quantize.weights.rounding != Rounding::nearest)
+    refuse_together(sources, "quantize.weights.rounding",
+                    fmt::format("nearest where quantize.solver.kind is {}", kind),
+                    word_of(quantize.weights.rounding),
+                    "the solver chooses the codes and their scales: change one of the two");
+  if (recipe.adapter.any() && recipe.adapter.base != BaseChoice::none &&
+      recipe.adapter.base != BaseChoice::bf16)
+    refuse_together(sources, "quantize.solver.kind", "rtn where adapter.base is packed in few bits",
+                    kind, "set adapter.base: bf16; its matrices then lie on the solved grid");
+  if (recipe.adapter.any() && recipe.adapter.from.word == AdapterStart::path)
+    refuse_together(sources, "quantize.solver.kind", "rtn where adapter.from is a directory", kind,
+                    "the solver looks at the base alone: start with a fresh adapter");
+  if (quantize.solver.kind == SolverKind::gptq && quantize.solver.actorder == ActOrder::group) {
+    if (quantize.weights.per != Per::group)
+      refuse_together(sources, "quantize.solver.actorder",
+                      "none or static where quantize.weights.per is not group", "group",
+                      "there are no groups to order: take static");
+    for (const ExportFormat format : recipe.exports)
+      if (format != ExportFormat::gptq && format != ExportFormat::hf &&
+          format != ExportFormat::hf_master && format != ExportFormat::peft)
+        refuse_together(sources, "quantize.solver.actorder",
+                        fmt::format("none or static where export lists {}", word_of(format)),
+                        "group",
+                        "its groups are runs of columns; take static, or export to gptq alone");
+  }
+  if (quantize.solver.kind != SolverKind::awq) return;
+  if (recipe.adapter.any())
+    refuse_together(sources, "quantize.solver.kind", "rtn or gptq beside an adapter", kind,
+                    "awq scales norms and weights of the frozen base: solve in a run without an "
+                    "adapter and start from its export/hf-master");
+  if (quantize.smooth.alpha.mode != SmoothMode::off)
+    refuse_together(sources, "quantize.solver.kind",
+                    "rtn or gptq where quantize.smooth.alpha is set", kind,
+                    "both scale the same channels: remove one of the two");
+  if (quantize.activations.bits && !quantize.activations.dynamic)
+    refuse_together(sources, "quantize.solver.kind",
+                    "rtn or gptq where quantize.activations.dynamic is off", kind,
+                    "its scaling would move the calibrated ranges: change one of the two");
 }
 
 void check_adapter(const Recipe& recipe, const Sources& sources) {
@@ -307,6 +362,8 @@ void check_train(const Recipe& recipe, const Sources& sources) {
     reader = "quantize.smooth is set";
   else if (quantize.activations.bits && !quantize.activations.dynamic)
     reader = "quantize.activations.dynamic is off";
+  else if (quantize.solved())
+    reader = fmt::format("quantize.solver.kind is {}", word_of(quantize.solver.kind));
   if (!reader.empty() && recipe.data.train.empty())
     refuse_together(sources, "data.train", fmt::format("a list of files where {}", reader), "none",
                     "name the training text");
@@ -434,6 +491,7 @@ Recipe resolve(const Assignments& written, const std::string& name) {
   check_conditions(recipe, sources);
   check_scratch(recipe.model, sources);
   check_quantize(recipe, sources);
+  check_solver(recipe, sources);
   check_adapter(recipe, sources);
   check_train(recipe, sources);
   check_outputs(recipe, sources);

@@ -44,6 +44,8 @@ QAT_WORDS(ScaleType, {"f32", f32}, {"bf16", bf16}, {"f16", f16}, {"portable", po
 QAT_WORDS(CalibrationRange, {"min_max", min_max}, {"minmax", min_max}, {"percentile", percentile},
           {"mse", mse})
 QAT_WORDS(SmoothFold, {"norm", norm}, {"up_proj", up_proj}, {"v_proj", v_proj})
+QAT_WORDS(SolverKind, {"rtn", rtn}, {"gptq", gptq}, {"awq", awq})
+QAT_WORDS(ActOrder, {"none", none}, {"static", fixed}, {"weight", fixed}, {"group", group})
 QAT_WORDS(EnableOrder, {"front_to_back", front_to_back}, {"back_to_front", back_to_front},
           {"sensitivity", sensitivity})
 QAT_WORDS(ScheduleKind, {"cosine", cosine}, {"linear", linear}, {"wsd", wsd},
