@@ -68,6 +68,8 @@ void quantize_now(const Options& options, recipe::ExportFormat format, ModelBund
     refuse("--ptq {}: {} cannot hold it: {}: expected {}, got {}", options.ptq, options.format,
            found->key, found->expected, found->got);
   const QuantSetup setup = make_quant_setup(quantize, bundle.config);
+  if (const std::string alias = recipe::alias_text(quantize); !alias.empty())
+    log::info("{}", alias);
   for (const std::string& note : setup.fallbacks) log::warn("{}", note);
   for (const std::string& note : setup.notes) log::info("{}", note);
   bundle.plan = setup.plan;

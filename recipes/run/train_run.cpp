@@ -282,6 +282,8 @@ void TrainRun::describe() const {
   if (!quant_.plan.linears.empty())
     log::info("quantized: {} of {} linears, {}", planned_linears(quant_.plan),
               decoder_linears(config_).size(), recipe::scheme_text(recipe_.quantize));
+  if (const std::string alias = recipe::alias_text(recipe_.quantize); !alias.empty())
+    log::info("{}", alias);
   for (const std::string& note : quant_.notes) log::info("{}", note);
   for (const std::string& line : solver_lines(recipe_, quant_.plan, config_, kernels_))
     log::info("{}", line);

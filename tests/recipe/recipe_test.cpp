@@ -132,6 +132,19 @@ TEST(Recipe, TheLogNamesWhatThePresetBecame) {
   EXPECT_EQ(text(""), "none");
 }
 
+TEST(Recipe, TheLogNamesWhatAnAliasStandsFor) {
+  const auto text = [](const std::string& more) { return alias_text(parsed(more).quantize); };
+  EXPECT_EQ(
+      text("quantize: w8a8\n"),
+      "w8a8 stands for ct_w8a8 (compressed-tensors int-quantized) with weights.scale_type f32");
+  EXPECT_EQ(text("quantize: w4a8\n"),
+            "w4a8 stands for ct_w4a8 (compressed-tensors int-quantized) with weights.group 32");
+  // What the recipe changes is said by the scheme, not again here.
+  EXPECT_EQ(text("quantize: {preset: w8a8, weights: {bits: 4}}\n"), text("quantize: w8a8\n"));
+  EXPECT_EQ(text("quantize: ct_w8a8\n"), "");
+  EXPECT_EQ(text(""), "");
+}
+
 TEST(Recipe, ShortFormsStandForTheirKey) {
   const Recipe recipe = parsed(
       "distill: self\nquantize: {preset: w8a8, smooth: 0.8, calibrate: 16}\n"

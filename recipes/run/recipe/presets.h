@@ -13,6 +13,7 @@ struct Preset {
   WeightQuant weights;
   ActivationQuant activations;
   TableGrid tables = TableGrid::none;  ///< of embeddings and head
+  std::string stands_for = {};         ///< the target's preset, of a short name
 };
 
 const std::vector<Preset>& presets();

@@ -313,6 +313,9 @@ std::string to_yaml(const Recipe& recipe);
 /// What is quantized how, for the log: "w8a8: int8 weights, ...", with every key of the preset that
 /// the recipe changed: "w8a8 with weights.bits 4: ...".
 std::string scheme_text(const QuantizeOptions& quantize);
+/// Which target's preset a short name such as w8a8 stands for, and where the two differ; "" for any
+/// other preset.
+std::string alias_text(const QuantizeOptions& quantize);
 /// 16 hex digits over the keys that decide the numbers of a run.
 std::string recipe_hash(const Recipe& recipe);
 

@@ -119,11 +119,34 @@ std::string preset_table() {
       "`quantize.weights`\nand `quantize.activations` overrides one field of it. A preset's group "
       "that does not divide a\nmatrix's rows falls back for that matrix; a group written by hand "
       "is refused there.\n\n| preset | for | weights | activations |\n| --- | --- | --- | --- |\n";
-  for (const auto& preset : presets())
-    out += fmt::format("| `{}` | {}: {} | {} | {} |\n", preset.name, preset.target,
+  for (const auto& preset : presets()) {
+    const std::string alias =
+        preset.stands_for.empty() ? "" : fmt::format(" (stands for `{}`)", preset.stands_for);
+    out += fmt::format("| `{}`{} | {}: {} | {} | {} |\n", preset.name, alias, preset.target,
                        cell(preset.description), weights_text(preset.weights),
                        activations_text(preset.activations));
+  }
   return out;
+}
+
+/// " with weights.bits 4, ...": where a grid is not the preset's.
+std::string changes(const Preset& preset, const QuantizeOptions& quantize) {
+  Recipe pure, written;
+  pure.quantize.weights = preset.weights;
+  pure.quantize.activations = preset.activations;
+  written.quantize = quantize;
+  std::string changed;
+  for (const Field& field : recipe_fields()) {
+    const bool grid = field.key.starts_with("quantize.weights.") ||
+                      field.key.starts_with("quantize.activations.");
+    const FieldValue value = field.get(written);
+    if (!grid || value == field.get(pure) || (field.when.holds && !field.when.holds(written)))
+      continue;
+    changed +=
+        fmt::format("{}{} {}", changed.empty() ? " with " : ", ",
+                    field.key.substr(std::string("quantize.").size()), yaml_value(field, value));
+  }
+  return changed;
 }
 
 std::string section_heading(const std::string& key) {
@@ -186,25 +209,20 @@ std::string recipe_reference() {
 
 std::string scheme_text(const QuantizeOptions& quantize) {
   if (!quantize.any()) return "none";
-  const Preset& preset = preset_named(quantize.preset);
-  Recipe pure, written;
-  pure.quantize.weights = preset.weights;
-  pure.quantize.activations = preset.activations;
-  written.quantize = quantize;
-  std::string changed;
-  for (const Field& field : recipe_fields()) {
-    const bool grid = field.key.starts_with("quantize.weights.") ||
-                      field.key.starts_with("quantize.activations.");
-    const FieldValue value = field.get(written);
-    if (!grid || value == field.get(pure) || (field.when.holds && !field.when.holds(written)))
-      continue;
-    changed +=
-        fmt::format("{}{} {}", changed.empty() ? " with " : ", ",
-                    field.key.substr(std::string("quantize.").size()), yaml_value(field, value));
-  }
   return fmt::format("{}{}: weights {}; activations {}",
-                     quantize.preset == "none" ? "no preset" : quantize.preset, changed,
+                     quantize.preset == "none" ? "no preset" : quantize.preset,
+                     changes(preset_named(quantize.preset), quantize),
                      weights_text(quantize.weights), activations_text(quantize.activations));
+}
+
+std::string alias_text(const QuantizeOptions& quantize) {
+  const Preset& alias = preset_named(quantize.preset);
+  if (alias.stands_for.empty()) return "";
+  const Preset& preset = preset_named(alias.stands_for);
+  QuantizeOptions own;
+  apply_preset(alias, own);
+  return fmt::format("{} stands for {} ({}){}", alias.name, preset.name, preset.target,
+                     changes(preset, own));
 }
 
 }  // namespace qat::recipe
