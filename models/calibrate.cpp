@@ -1,5 +1,8 @@
 #include "models/calibrate.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "engine/core/error.h"
 #include "engine/core/log.h"
 #include "engine/ptq/observations.h"
@@ -92,6 +95,24 @@ std::vector<ColumnAmax> observe_column_amax(const MeasuredModel& model,
     seen_extent(input, model.store);
     result.push_back({input, seen_column_amax(input, model.store)});
   }
+  erase_observations(inputs, model.store);
+  return result;
+}
+
+std::vector<InputHistogram> observe_histograms(const MeasuredModel& model,
+                                               const std::vector<std::string>& paths,
+                                               const std::vector<Batch>& batches) {
+  ObserveWhat histograms{.statistic = ObserveWhat::Statistic::histogram};
+  const std::vector<ObservedInput> inputs = observe(model, paths, batches, {});
+  for (const ObservedInput& input : inputs) {
+    const Extent seen = seen_extent(input, model.store);
+    const float most = std::max({std::abs(float(seen.low)), std::abs(float(seen.high)), 1e-30f});
+    histograms.ranges[input.path] = {-most, most};
+  }
+  observe(model, paths, batches, histograms);
+  std::vector<InputHistogram> result;
+  for (const ObservedInput& input : inputs)
+    result.push_back({input, seen_histogram(input, histograms.ranges.at(input.path), model.store)});
   erase_observations(inputs, model.store);
   return result;
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/passes/insert_observers.h"
+#include "engine/ptq/histogram.h"
 #include "engine/ptq/ranges.h"
 #include "engine/quant/quant_plan.h"
 #include "models/calibrate_forward.h"
@@ -37,5 +38,15 @@ struct ColumnAmax {
 std::vector<ColumnAmax> observe_column_amax(const MeasuredModel& model,
                                             const std::vector<std::string>& paths,
                                             const std::vector<Batch>& batches);
+
+/// What the input of every linear in `paths` holds, over a range symmetric to 0 that is just wide
+/// enough.
+struct InputHistogram {
+  ObservedInput input;
+  Histogram histogram;
+};
+std::vector<InputHistogram> observe_histograms(const MeasuredModel& model,
+                                               const std::vector<std::string>& paths,
+                                               const std::vector<Batch>& batches);
 
 }  // namespace qat

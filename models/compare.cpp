@@ -79,22 +79,34 @@ Agreement compare_models(const ComparedModel& reference, const ComparedModel& ot
   Agreement result;
   double kl = 0, nll_p = 0, nll_q = 0;
   int64_t same = 0;
+  std::vector<double> position_count(size_t(batches[0].sequence), 0.0);
+  result.position_kl.assign(position_count.size(), 0.0);
   for (const Batch& batch : batches) {
     const float *zp = p.logits(batch), *zq = q.logits(batch);
+    const double kl_before = kl;
+    const int64_t same_before = same, tokens_before = result.tokens;
     for (size_t t = 0; t < batch.ids.size(); ++t, zp += vocab, zq += vocab) {
       const int32_t target = batch.targets[t];
       if (target < 0) continue;
       const Row a = row_of(zp, vocab), b = row_of(zq, vocab);
+      const double kl_of_others = kl;
       for (int64_t v = 0; v < vocab; ++v) {
         const double log_p = double(zp[v]) - a.log_sum;
         kl += std::exp(log_p) * (log_p - (double(zq[v]) - b.log_sum));
       }
+      result.position_kl[t % position_count.size()] += kl - kl_of_others;
+      ++position_count[t % position_count.size()];
       nll_p += a.log_sum - double(zp[target]);
       nll_q += b.log_sum - double(zq[target]);
       same += a.likeliest == b.likeliest;
       ++result.tokens;
     }
+    const double tokens = double(std::max<int64_t>(result.tokens - tokens_before, 1));
+    result.batch_kl.push_back((kl - kl_before) / tokens);
+    result.batch_same.push_back(double(same - same_before) / tokens);
   }
+  for (size_t t = 0; t < position_count.size(); ++t)
+    result.position_kl[t] /= std::max(position_count[t], 1.0);
   const double n = double(std::max<int64_t>(result.tokens, 1));
   result.kl = kl / n;
   result.same_likeliest = double(same) / n;

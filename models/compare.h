@@ -16,6 +16,9 @@ struct Agreement {
   double same_likeliest = 0;  ///< share of tokens where both find the same one likeliest
   double reference_perplexity = 0, perplexity = 0;
   int64_t tokens = 0;
+  /// Of each batch: means over its tokens.
+  std::vector<double> batch_kl, batch_same;
+  std::vector<double> position_kl;  ///< mean over the batches, by place in the window
 };
 
 struct ComparedModel {

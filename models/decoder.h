@@ -33,6 +33,7 @@ constexpr const char* kPositions = "positions";       ///< within the document
 constexpr const char* kFirst = "first";               ///< first visible token of the sequence
 constexpr const char* kCacheLength = "cache_length";  ///< i32 [1]
 constexpr const char* kInvTokens = "inv_tokens";      ///< f32 [1]
+constexpr const char* kLogitRows = "logit_rows";      ///< i32, tokens whose logits are computed
 constexpr const char* kRopeTable = "rope.cos_sin";
 
 /// Final normalised hidden states [T, C].

@@ -36,6 +36,7 @@ Perplexity evaluate_perplexity(ForwardSpec spec, Store& store, const KernelTable
   store.get(kInvTokens).as<float>()[0] = 1.0f;
 
   Perplexity result;
+  result.position_nll.assign(size_t(spec.build.sequence), 0.0);
   double sum = 0;
   program.run_prologue(stream);
   for (int64_t at = 0; at < windows.windows(); at += spec.build.batch) {
@@ -46,15 +47,24 @@ Perplexity evaluate_perplexity(ForwardSpec spec, Store& store, const KernelTable
     copy(store.find(kFirst), batch.first, 0);
     program.run_body(stream, {});
     const float* nll = program.view(forward.nll).as<float>();
-    for (size_t t = 0; t < batch.targets.size(); ++t)
-      if (batch.targets[t] >= 0) {
-        sum += double(nll[t]);
-        ++result.tokens;
-      }
+    for (int64_t row = 0; row < batch.rows; ++row) {
+      double of_window = 0;
+      int64_t scored = 0;
+      for (int64_t t = 0; t < batch.sequence; ++t, ++nll)
+        if (batch.targets[size_t(row * batch.sequence + t)] >= 0) {
+          sum += double(*nll);
+          of_window += double(*nll);
+          if (t + 1 < batch.sequence) result.position_nll[size_t(t + 1)] += double(*nll);
+          ++scored;
+        }
+      result.tokens += scored;
+      result.window_nll.push_back(scored ? of_window / double(scored) : 0.0);
+    }
     result.windows += batch.rows;
   }
   result.nll = result.tokens ? sum / double(result.tokens) : 0.0;
   result.perplexity = std::exp(result.nll);
+  for (double& nll : result.position_nll) nll /= double(std::max<int64_t>(result.windows, 1));
   for (const char* name : {kTokens, kTargets, kPositions, kFirst, kInvTokens}) store.erase(name);
   return result;
 }

@@ -1,7 +1,7 @@
 // Perplexity of a model on windows of text.
 #pragma once
 
-#include <functional>
+#include <vector>
 
 #include "engine/data/eval_windows.h"
 #include "engine/runtime/store.h"
@@ -14,6 +14,9 @@ struct Perplexity {
   double perplexity = 0;  ///< exp(nll)
   int64_t tokens = 0;     ///< scored
   int64_t windows = 0;
+  std::vector<double> window_nll;    ///< mean over each window's scored tokens
+  std::vector<double> position_nll;  ///< mean over the windows, by place in the window; the first
+                                     ///< place is not scored and 0
 };
 
 /// Runs the model in `spec` (its batch and sequence are set here) over all windows. Windows are

@@ -1,11 +1,8 @@
 #include "models/generate.h"
 
 #include <algorithm>
-#include <cmath>
-#include <numeric>
 
 #include "engine/core/error.h"
-#include "kernels/random.h"
 
 namespace qat {
 
@@ -28,12 +25,19 @@ Program compile(ForwardSpec spec, int64_t tokens, int64_t context, Store& store,
   return Program::compile(std::move(forward.graph), {logits}, store, kernels);
 }
 
+// A cache of another length may be left from a Generator before this one.
+Store& without_caches(Store& store, const std::string& prefix) {
+  for (const Store::Entry& entry : store.entries())
+    if (entry.name.starts_with(prefix + "cache.")) store.erase(entry.name);
+  return store;
+}
+
 }  // namespace
 
 Generator::Generator(ForwardSpec spec, Store& store, const KernelTable& kernels, Stream& stream,
                      int64_t context)
     : config_(spec.config),
-      store_(store),
+      store_(without_caches(store, spec.build.prefix)),
       stream_(stream),
       piece_(std::min(kPiece, context)),
       context_(context),
@@ -68,8 +72,12 @@ void Generator::run(Program& program, const int32_t* tokens, int64_t count) {
 
 void Generator::feed(const std::vector<int32_t>& tokens) {
   size_t at = 0;
-  for (; at + size_t(piece_) <= tokens.size() && piece_ > 1; at += size_t(piece_))
+  for (; at + size_t(piece_) <= tokens.size() && piece_ > 1; at += size_t(piece_)) {
+    if (length_ == int64_t(pieces_.size()))
+      pieces_.insert(pieces_.end(), tokens.begin() + int64_t(at),
+                     tokens.begin() + int64_t(at) + piece_);
     run(prefill_, tokens.data() + at, piece_);
+  }
   for (; at < tokens.size(); ++at) run(decode_, tokens.data() + at, 1);
 }
 
@@ -77,51 +85,27 @@ const float* Generator::logits() const {
   return last_.data();
 }
 
-int32_t Generator::sample(const SamplingOptions& options, uint64_t index) {
-  const auto likeliest = std::max_element(last_.begin(), last_.end());
-  if (options.temperature <= 0.0) return int32_t(likeliest - last_.begin());
-  std::vector<int32_t> order(last_.size());
-  std::iota(order.begin(), order.end(), 0);
-  size_t kept = options.top_k > 0 ? std::min(size_t(options.top_k), order.size()) : order.size();
-  if (kept < order.size() || options.top_p < 1.0)
-    std::stable_sort(order.begin(), order.end(),
-                     [&](int32_t a, int32_t b) { return last_[size_t(a)] > last_[size_t(b)]; });
-  std::vector<double> weight(kept);
-  double total = 0;
-  for (size_t i = 0; i < kept; ++i)
-    total += weight[i] =
-        std::exp((double(last_[size_t(order[i])]) - double(*likeliest)) / options.temperature);
-  if (options.top_p < 1.0) {
-    double share = 0;
-    for (size_t i = 0; i < kept; ++i) {
-      share += weight[i];
-      if (share >= options.top_p * total) kept = i + 1;
-    }
-    total = std::accumulate(weight.begin(), weight.begin() + int64_t(kept), 0.0);
-  }
-  double at = double(uniform01(philox(options.seed, 0x67656e, index)[0])) * total;
-  for (size_t i = 0; i < kept; ++i) {
-    at -= weight[i];
-    if (at < 0) return order[i];
-  }
-  return order[kept - 1];
-}
-
 std::vector<int32_t> Generator::generate(const std::vector<int32_t>& prompt,
                                          const SamplingOptions& options,
-                                         const std::function<void(int32_t)>& on_token) {
+                                         const std::function<Next(int32_t)>& on_token) {
   if (prompt.empty()) refuse("an empty prompt has nothing to continue; give at least one token");
   if (int64_t(prompt.size()) >= context_)
     refuse("the prompt has {} tokens, the context {}; shorten the prompt", prompt.size(), context_);
-  length_ = 0;
   prepared_ = nullptr;
-  feed(prompt);
-  std::vector<int32_t> tokens;
+  // The last token is fed in any case: its logits are what generation starts from.
+  const int64_t shared =
+      std::mismatch(prompt.begin(), prompt.end() - 1, pieces_.begin(), pieces_.end()).first -
+      prompt.begin();
+  length_ = shared / piece_ * piece_;
+  pieces_.resize(size_t(length_));
+  feed({prompt.begin() + length_, prompt.end()});
+  std::vector<int32_t> tokens, seen = prompt;
   while (int64_t(tokens.size()) < options.max_tokens) {
-    const int32_t next = sample(options, tokens.size());
+    const int32_t next = sample(last_, seen, options, tokens.size());
     if (std::count(config_.eos_ids.begin(), config_.eos_ids.end(), next)) break;
     tokens.push_back(next);
-    if (on_token) on_token(next);
+    seen.push_back(next);
+    if (on_token && on_token(next) == Next::stop) break;
     if (length_ >= context_ || int64_t(tokens.size()) >= options.max_tokens) break;
     feed({next});
   }

@@ -46,6 +46,9 @@ ForwardGraph build_forward_graph(const ForwardSpec& spec) {
   ForwardGraph result;
   Builder b(result.graph);
   result.hidden = decoder_hidden(b, spec.config, spec.build);
+  if (spec.logit_rows > 0)
+    result.hidden = embedding(b, result.hidden, b.input(kLogitRows, {spec.logit_rows}, DType::i32),
+                              spec.build.dtype);
   const Id head = decoder_head(b, spec.config, spec.build);
   Builder::Scope scope(b, kHeadPath);
   std::vector<Id> keep;

@@ -53,6 +53,8 @@ struct ForwardSpec {
   Switch fuse = Switch::off;
   GroupScales groups = GroupScales::float_product;
   enum class Output { loss, logits } output = Output::loss;
+  /// Logits of so many tokens only, those that the input kLogitRows names; 0: of every token.
+  int64_t logit_rows = 0;
 };
 /// All planned layers quantized.
 ForwardGraph build_forward_graph(const ForwardSpec& spec);

@@ -4,8 +4,10 @@
 
 #include "engine/core/log.h"
 #include "engine/train/run_directory.h"
-#include "models/generate.h"
 #include "recipes/run/exporting.h"
+#include "recipes/run/report/report.h"
+#include "recipes/run/run_evaluation.h"
+#include "recipes/run/run_facts.h"
 
 namespace qat {
 
@@ -43,37 +45,12 @@ std::vector<std::string> result_table(const json& results) {
 
 namespace {
 
-json generate_samples(const FinishInputs& in) {
-  json samples = json::array();
-  const recipe::GenerateOptions& options = in.recipe.generate;
-  if (options.prompts.empty()) return samples;
-  std::vector<std::vector<int32_t>> prompts;
-  size_t longest = 0;
-  for (const std::string& prompt : options.prompts) {
-    prompts.push_back(in.tokenizer.encode_with_special(prompt));
-    longest = std::max(longest, prompts.back().size());
-  }
-  ForwardSpec spec;
-  spec.config = in.config;
-  spec.plan = in.plan;
-  spec.adapters = in.adapters;
-  spec.fuse = Switch::on;
-  spec.build.dtype = in.recipe.evaluate.dtype;
-  spec.build.weight_dtype = in.store.get("model.embed_tokens.weight").dtype;
-  const int64_t context = std::min(in.config.max_positions, int64_t(longest) + options.max_tokens);
-  Generator generator(spec, in.store, in.kernels, in.stream, context);
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    const std::vector<int32_t> ids =
-        generator.generate(prompts[i], {.max_tokens = options.max_tokens,
-                                        .temperature = options.temperature,
-                                        .seed = in.recipe.seed});
-    std::vector<int32_t> all = prompts[i];
-    all.insert(all.end(), ids.begin(), ids.end());
-    const std::string text = in.tokenizer.decode(all, true);
-    log::info("sample: {}", text);
-    samples.push_back({{"prompt", options.prompts[i]}, {"text", text}});
-  }
-  return samples;
+// Of the last stage that was measured.
+json samples_of(const json& results) {
+  const json samples = results.value("samples", json::object());
+  for (const char* stage : {"trained", "qat", "ptq", "source"})
+    if (samples.contains(stage)) return samples.at(stage);
+  return json::array();
 }
 
 }  // namespace
@@ -85,11 +62,20 @@ void finish_run(const FinishInputs& in) {
                  {"parameters", in.config.parameters()},
                  {"preset", in.recipe.quantize.preset},
                  {"quantized_linears", planned_linears(in.plan)},
-                 {"evaluations", in.results}};
-  result["samples"] = generate_samples(in);
+                 {"evaluations", in.results},
+                 {"model", in.source.empty() ? "from scratch" : in.source},
+                 {"scheme", recipe::scheme_text(in.recipe.quantize)},
+                 {"size", size_json(in.config, in.plan)}};
+  result.update(in.facts);
+  result["samples"] = samples_of(in.results);
+  for (const json& sample : result["samples"])
+    log::info("sample: {}", sample.at("text").get_ref<const std::string&>());
   result["exports"] = export_all(in);
-  const std::vector<std::string> table = result_table(in.results);
+  std::vector<std::string> table = result_table(in.results);
+  const std::vector<std::string> tasks = task_table(in.results);
+  table.insert(table.end(), tasks.begin(), tasks.end());
   for (const std::string& line : table) log::info("{}", line);
+  report::write_report(report::record_of(in.recipe.out, result));
   RunDirectory(in.recipe.out).write_result(result);
   log::info("result: {}/result.json", in.recipe.out);
 }

@@ -1,4 +1,4 @@
-// The end of a run: sample texts, exports with their proof, and result.json.
+// The end of a run: exports with their proof, and result.json.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -26,10 +26,12 @@ struct FinishInputs {
   Stream& stream;
   nlohmann::json results;  ///< evaluations: source, ptq, qat
   int64_t skipped_steps = 0;
+  nlohmann::json facts;  ///< memory, program, machine: further fields of result.json
 };
 
-/// Generates, exports, verifies, prints the table and writes result.json last: its presence says
-/// the run is complete. Throws Error(not_verified) when an export does not read back as trained.
+/// Exports, verifies, prints the table and writes the report, and result.json last: its presence
+/// says the run is complete. Throws Error(not_verified) when an export does not read back as
+/// trained.
 void finish_run(const FinishInputs& inputs);
 
 /// The table of perplexities as lines for people.

@@ -3,6 +3,8 @@
 #include <cstdio>
 
 #include "recipes/run/command.h"
+#include "recipes/run/report/report.h"
+#include "recipes/run/run_facts.h"
 #include "recipes/run/train_run.h"
 
 int main(int argc, char** argv) {
@@ -11,6 +13,7 @@ int main(int argc, char** argv) {
       "qat-train"};
   std::string path, out, resume;
   std::vector<std::string> sets;
+  std::vector<std::string> reported;
   bool dry_run = false, help_recipe = false;
   app.add_option("recipe", path, "the recipe, a YAML file (see recipes/README.md)");
   app.add_option("--set", sets,
@@ -23,6 +26,10 @@ int main(int argc, char** argv) {
                  "auto-or-scratch; or a checkpoint's directory");
   app.add_flag("--dry-run", dry_run,
                "print what the run would do and the memory it needs; touches no file");
+  app.add_option("--report", reported,
+                 "instead of a run: write the report of a finished run again (RUN/report.html), or "
+                 "one that compares several (comparison.html, or the file --out)")
+      ->type_name("RUN");
   app.add_flag("--help-recipe", help_recipe, "print every key of a recipe");
   app.footer(
       "Exit codes: 0 done, 2 refused input, 3 cannot write, 4 diverged, 5 directory in use,\n"
@@ -32,6 +39,12 @@ int main(int argc, char** argv) {
       std::fputs(qat::recipe::recipe_help().c_str(), stdout);
       return qat::Exit::ok;
     }
+    if (!reported.empty()) {
+      if (!path.empty() || !sets.empty() || !resume.empty() || dry_run)
+        qat::refuse("--report: expected run directories and --out alone, got more");
+      qat::write_output(qat::report::report_command(reported, out) + "\n");
+      return qat::Exit::ok;
+    }
     if (path.empty()) qat::refuse("no recipe given; try: qat-train recipes/quickstart.yaml");
     std::vector<qat::recipe::RecipeOverride> overrides;
     for (const std::string& set : sets) overrides.push_back(qat::recipe::set_option(set));
@@ -39,6 +52,6 @@ int main(int argc, char** argv) {
     if (!resume.empty())
       overrides.push_back(qat::recipe::literal_option("--resume", "resume", resume));
     return qat::train(qat::recipe::load_recipe(path, overrides),
-                      dry_run ? qat::DryRun::yes : qat::DryRun::no);
+                      dry_run ? qat::DryRun::yes : qat::DryRun::no, qat::command_text(argc, argv));
   });
 }

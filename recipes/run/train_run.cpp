@@ -34,6 +34,8 @@
 #include "recipes/run/model_bundle.h"
 #include "recipes/run/quant_setup.h"
 #include "recipes/run/recipe/words.h"
+#include "recipes/run/run_evaluation.h"
+#include "recipes/run/run_facts.h"
 #include "recipes/run/run_source.h"
 #include "recipes/run/scratch_model.h"
 #include "recipes/run/solver_setup.h"
@@ -74,8 +76,9 @@ double seconds_of(const Work& work) {
 
 class TrainRun {
  public:
-  explicit TrainRun(const recipe::Recipe& recipe)
+  TrainRun(const recipe::Recipe& recipe, const std::string& command)
       : recipe_(recipe),
+        command_(command),
         stream_(int(recipe.threads)),
         kernels_(cpu_kernels()),
         time_limit_(recipe.checkpoint.time_limit, std::getenv("SLURM_JOB_END_TIME")),
@@ -94,6 +97,7 @@ class TrainRun {
     open_model_description();
     save_model_description();
     describe();
+    evaluation_.emplace(recipe_);
     start_.data = seconds_of([this] { open_data(); });
     bool resumed = false;
     start_.weights = seconds_of([this, &resumed] {
@@ -136,14 +140,15 @@ class TrainRun {
   void finish();
   enum class Importance { interval, last };
   void save(Importance importance);
-  json evaluate(const char* label, const QuantPlan& plan);
-  json evaluate_rounded();
+  void evaluate(const char* stage, const char* label, const QuantPlan& plan);
+  void evaluate_rounded();
   json state() const;
   std::string config_json() const {
     return source_ ? source_->config_json() : config_to_huggingface(config_);
   }
 
   const recipe::Recipe& recipe_;
+  const std::string command_;
   Stream stream_;
   const KernelTable& kernels_;
   TimeLimit time_limit_;
@@ -163,6 +168,7 @@ class TrainRun {
   std::unique_ptr<QuantSchedule> quant_schedule_;
   std::unique_ptr<Schedule> schedule_;
   std::optional<Dataset> data_;
+  std::optional<RunEvaluation> evaluation_;
   std::unique_ptr<Trainer> trainer_;
   std::unique_ptr<CheckpointWriter> checkpoints_;
   int64_t saved_step_ = -1;
@@ -446,39 +452,45 @@ void TrainRun::check_sources(const json& state, const std::string& checkpoint) c
   }
 }
 
-json TrainRun::evaluate(const char* label, const QuantPlan& plan) {
-  json result = json::object();
+// Measures the model as it is now, under a plan, into results_.
+void TrainRun::evaluate(const char* stage, const char* label, const QuantPlan& plan) {
+  const StageModel model{.stage = stage,
+                         .config = config_,
+                         .plan = plan,
+                         .adapters = adapters_,
+                         .store = store_,
+                         .kernels = kernels_,
+                         .stream = stream_,
+                         .tokenizer = *tokenizer_};
+  TokenizeOptions tokenize = tokenizing();
+  // data.format is that of the training files.
+  if (tokenize.read.format != DataFormat::text) tokenize.read.format = DataFormat::automatic;
+  json& perplexities = results_[stage] = json::object();
   for (const std::string& path : recipe_.data.eval) {
-    TokenizeOptions tokenize = tokenizing();
-    // data.format is that of the training files.
-    if (tokenize.read.format != DataFormat::text) tokenize.read.format = DataFormat::automatic;
+    if (!recipe_.evaluate.has(recipe::Metric::perplexity)) break;
     const auto windows = EvalWindows::open(
         path, tokenize,
         {.window = recipe_.evaluate.context, .max_windows = recipe_.evaluate.max_windows});
-    ForwardSpec spec;
-    spec.config = config_;
-    spec.plan = plan;
-    spec.adapters = adapters_;
-    spec.fuse = Switch::on;
-    spec.build.dtype = recipe_.evaluate.dtype;
-    spec.build.weight_dtype = master_dtype(recipe_);
-    const Perplexity p = evaluate_perplexity(spec, store_, kernels_, stream_, windows, 4);
+    const Perplexity p =
+        evaluate_perplexity(evaluation_spec(recipe_, model), store_, kernels_, stream_, windows, 4);
     log::info("{}: perplexity {:.4f} on {} ({} tokens)", label, p.perplexity, path, p.tokens);
-    result[path] = {{"perplexity", p.perplexity}, {"nll", p.nll}, {"tokens", p.tokens}};
+    perplexities[path] = json_of(p);
   }
-  return result;
+  evaluation_->measure(model, results_);
+  if (source_ && std::string_view(stage) != "source")
+    evaluation_->compare(model, *source_, tokenize, results_);
 }
 
 void TrainRun::before_training() {
   const bool packed = !adapters_.packed.empty();
   const std::string source =
       packed ? fmt::format("{} base", recipe::word_of(recipe_.adapter.base)) : "source";
-  results_["source"] = evaluate(source.c_str(), {});
+  evaluate("source", source.c_str(), {});
   if (packed) results_["source_label"] = source;
   if (quant_.plan.linears.empty()) return;
   PrepareOptions options = prepare_options(recipe_);
   options.stop = [] { return stop_signal() != 0; };
-  if (recipe_.quantize.solved()) results_["rtn"] = evaluate_rounded();
+  if (recipe_.quantize.solved()) evaluate_rounded();
   const bool wanted = needs_calibration(quant_.plan, options);
   std::vector<Batch> batches;
   if (wanted) {
@@ -488,8 +500,19 @@ void TrainRun::before_training() {
   }
   const MeasuredModel model{
       config_, store_, kernels_, stream_, recipe_.dtype, master_dtype(recipe_), &adapters_};
+  std::vector<Batch> looked_at = batches;
+  if (looked_at.empty() && data_) {
+    Dataset samples = *data_;
+    looked_at = calibration_batches([&](int64_t rows) { return samples.next(rows); }, 4, 2);
+  }
+  ShownDistributions shown;
+  shown.before(model, looked_at);
   const PreparedModel prepared = prepare_for_quantization(model, quant_.plan, batches, options);
   if (stop_signal()) return;
+  results_["distributions"] =
+      shown.after(model, quant_.plan, looked_at, !prepared.smoothed.empty());
+  if (!prepared.sensitivity.empty())
+    results_["sensitivity"] = sensitivity_json(prepared.sensitivity);
   if (!prepared.order.empty()) {
     sensitivity_order_ = prepared.order;
     make_schedules();
@@ -498,18 +521,18 @@ void TrainRun::before_training() {
   if (recipe_.quantize.weights.rounding == recipe::Rounding::ggml)
     round_masters_as_ggml(quant_.plan, store_);
   if (adapters_.empty()) forget_codes_of_trained(quant_.plan, store_);
-  results_["ptq"] = evaluate("PTQ", quant_.plan);
+  evaluate("ptq", "PTQ", quant_.plan);
 }
 
 // What the solver is compared with: the same grids, chosen and rounded to by each weight alone.
-json TrainRun::evaluate_rounded() {
+void TrainRun::evaluate_rounded() {
   QuantPlan plan = quant_.plan;
   for (auto& [path, quant] : plan.linears) {
     quant.stored_weight = quant.stored_grid = quant.trained_stored_scale = quant.listed_groups =
         false;
     if (quant.static_activation) quant.activation.reset();  // not calibrated yet
   }
-  return evaluate("round to nearest", plan);
+  evaluate("rtn", "round to nearest", plan);
 }
 
 json TrainRun::state() const {
@@ -667,10 +690,15 @@ void TrainRun::finish() {
   save(Importance::last);
   const int64_t skipped = trainer_ ? trainer_->state().skipped_steps : 0;
   if (skipped > 0) log::warn("{} of {} steps were skipped", skipped, recipe_.train.steps);
-  if (!quant_.plan.linears.empty() && recipe_.train.steps > 0)
-    results_["qat"] = evaluate("QAT", quant_.plan);
-  if (quant_.plan.linears.empty() && !adapters_.empty())
-    results_["trained"] = evaluate("with adapter", {});
+  if (!quant_.plan.linears.empty() && recipe_.train.steps > 0) evaluate("qat", "QAT", quant_.plan);
+  if (quant_.plan.linears.empty() && recipe_.train.steps > 0)
+    evaluate("trained", adapters_.empty() ? "trained" : "with adapter", {});
+  std::optional<TrainingMemory> memory;
+  if (recipe_.train.steps > 0) {
+    const TrainingSpec spec =
+        training_spec(recipe_, config_, teacher_config_, quant_.plan, adapters_, kernels_);
+    memory = plan_training_memory(spec, trainer_settings(recipe_, spec), kernels_);
+  }
   FinishInputs inputs{.recipe = recipe_,
                       .config = config_,
                       .config_json = config_json(),
@@ -683,16 +711,19 @@ void TrainRun::finish() {
                       .kernels = kernels_,
                       .stream = stream_,
                       .results = results_,
-                      .skipped_steps = skipped};
+                      .skipped_steps = skipped,
+                      .facts = {{"memory", memory_json(memory ? &*memory : nullptr)},
+                                {"program", program_json(command_)},
+                                {"machine", {{"cpu", cpu_isa()}, {"threads", stream_.threads()}}}}};
   finish_run(inputs);
 }
 
 }  // namespace
 
-Exit train(const recipe::Recipe& recipe, DryRun dry_run) {
+Exit train(const recipe::Recipe& recipe, DryRun dry_run, const std::string& command) {
   if (recipe.backend == recipe::Backend::cuda)
     refuse("backend: cuda: this build has no CUDA backend; use auto or cpu");
-  TrainRun run(recipe);
+  TrainRun run(recipe, command);
   if (dry_run == DryRun::yes) {
     run.dry_run();
     return Exit::ok;

@@ -2,6 +2,8 @@
 // lost.
 #pragma once
 
+#include <string>
+
 #include "engine/core/error.h"
 #include "recipes/run/recipe/recipe.h"
 
@@ -9,8 +11,9 @@ namespace qat {
 
 enum class DryRun { no, yes };
 
-/// Runs a recipe to its end. Returns Exit::ok, or Exit::stopped_early after a signal. Throws Error.
-/// DryRun::yes prints what the run would do and need, and touches no file.
-Exit train(const recipe::Recipe& recipe, DryRun dry_run);
+/// Runs a recipe to its end; `command` is kept for the report. Returns Exit::ok, or
+/// Exit::stopped_early after a signal. Throws Error. DryRun::yes prints what the run would do and
+/// need, and touches no file.
+Exit train(const recipe::Recipe& recipe, DryRun dry_run, const std::string& command);
 
 }  // namespace qat

@@ -196,6 +196,16 @@ const FieldCondition kDecays = {
     "train.schedule.kind is not constant", {"train.schedule.kind"}, [](const Recipe& r) {
       return r.train.schedule.kind != ScheduleKind::constant;
     }};
+const FieldCondition kTasks = {"evaluate lists a task", {"evaluate.metrics"}, [](const Recipe& r) {
+                                 return r.evaluate.has_task();
+                               }};
+const FieldCondition kChains = {"evaluate lists gsm8k", {"evaluate.metrics"}, [](const Recipe& r) {
+                                  return r.evaluate.has(Metric::gsm8k);
+                                }};
+const FieldCondition kGeneration = {
+    "evaluate lists generation", {"evaluate.metrics"}, [](const Recipe& r) {
+      return r.evaluate.has(Metric::generation);
+    }};
 const FieldCondition kWsd = {
     "train.schedule.kind is wsd", {"train.schedule.kind"}, [](const Recipe& r) {
       return r.train.schedule.kind == ScheduleKind::wsd;
@@ -608,8 +618,29 @@ void add_output_rows(std::vector<Field>& rows) {
               {.nicknames = {"resume_from_checkpoint"}}));
   rows.push_back(QAT_ROW(resume_allow, keys(), Matters::no,
                          "Keys, or sections, that may differ from the run that is resumed."));
-  rows.push_back(QAT_ROW(evaluate.metrics, word(), Matters::no, "What to measure at the end.",
-                         {.default_note = "[perplexity] if data.eval is set"}));
+  rows.push_back(QAT_ROW(
+      evaluate.metrics, word(), Matters::no,
+      "What to measure of the source, the quantized and the trained model: perplexity and "
+      "agreement (KL to the source, same likeliest token) on data.eval; generation "
+      "(repetition, loops, where it leaves the source's text); tasks, as "
+      "lm-evaluation-harness defines them.",
+      {.default_note = "[perplexity] if data.eval is set", .nicknames = {"tasks", "metrics"}}));
+  rows.push_back(
+      QAT_ROW(evaluate.task_data, path(), Matters::no,
+              "Folder with a file TASK.jsonl for each task (gsm8k: gsm8k_test_500.jsonl).",
+              {.need = Need::required, .when = kTasks}));
+  rows.push_back(QAT_ROW(evaluate.task_rows, whole(0, kMany), Matters::no,
+                         "Rows of each task, from its start; 0: all.",
+                         {.when = kTasks, .nicknames = {"num_samples"}}));
+  rows.push_back(QAT_ROW(evaluate.shots, whole(0, 64), Matters::no,
+                         "Solved examples before each question of gsm8k.",
+                         {.when = kChains, .nicknames = {"num_fewshot"}}));
+  rows.push_back(QAT_ROW(evaluate.examples, path(), Matters::no,
+                         "File the solved examples come from; task takes the last rows of the "
+                         "task's own file, which are not asked then.",
+                         {.when = kChains}));
+  rows.push_back(QAT_ROW(evaluate.generated_tokens, whole(1, 65536), Matters::no,
+                         "Tokens that each fixed prompt is continued by.", {.when = kGeneration}));
   rows.push_back(QAT_ROW(evaluate.context, whole(2, kWide), Matters::no,
                          "Tokens a window of the held-out text.",
                          {.default_note = "data.sequence"}));

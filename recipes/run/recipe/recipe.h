@@ -28,7 +28,24 @@ enum class OptimizerKind { adamw };
 enum class MasterWeights { fp32, bf16_stochastic };
 enum class RecomputePolicy { off, cheap, block };
 enum class OnSpike { log, skip, rollback };
-enum class Metric { perplexity };
+enum class Metric {
+  perplexity,
+  agreement,
+  generation,
+  hellaswag,
+  arc_easy,
+  arc_challenge,
+  piqa,
+  openbookqa,
+  winogrande,
+  lambada,
+  gsm8k,
+  passkey
+};
+/// Measured on rows of evaluate.task_data.
+constexpr bool is_task(Metric metric) {
+  return metric >= Metric::hellaswag;
+}
 enum class ExportFormat { hf, hf_master, compressed_tensors, gguf, gptq, awq, peft };
 enum class AdapterChoice { none, lora, dora };
 enum class BaseChoice { none, bf16, int8, nf4, fp4 };
@@ -50,6 +67,7 @@ enum class TeacherKind { none, self, path };
 enum class ResumeKind { automatic, never, automatic_or_scratch, path };
 enum class CacheKind { run, off, path };
 enum class TemplateKind { model, path };
+enum class ExamplesKind { task, path };
 
 /// Layers first..last, both included, counted from 0.
 struct LayerRange {
@@ -253,7 +271,15 @@ struct EvaluateOptions {
   std::vector<Metric> metrics;  ///< filled in: perplexity when data.eval is given
   int64_t context = 0;          ///< tokens a window; filled in: data.sequence
   int64_t max_windows = 0;      ///< 0: all
+  std::string task_data;        ///< folder with TASK.jsonl
+  int64_t task_rows = 0;        ///< of each task; 0: all
+  int64_t shots = 5;            ///< solved examples before a question of gsm8k
+  WordOrPath<ExamplesKind> examples;
+  int64_t generated_tokens = 64;
   DType dtype = DType::f32;
+
+  bool has(Metric metric) const;
+  bool has_task() const;
 };
 
 struct GenerateOptions {

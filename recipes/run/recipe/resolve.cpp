@@ -403,9 +403,13 @@ void check_targets(const Recipe& recipe, const Sources& sources) {
 }
 
 void check_outputs(Recipe& recipe, Sources& sources) {
-  if (!recipe.evaluate.metrics.empty() && recipe.data.eval.empty())
-    refuse_together(sources, "evaluate.metrics", "data.eval beside perplexity", "no text",
-                    "set data.eval, or remove evaluate");
+  for (const Metric metric : {Metric::perplexity, Metric::agreement})
+    if (recipe.evaluate.has(metric) && recipe.data.eval.empty())
+      refuse_together(sources, "evaluate.metrics", "data.eval beside " + word_of(metric), "no text",
+                      "set data.eval, or remove it from evaluate");
+  if (recipe.evaluate.has(Metric::agreement) && recipe.model.scratch())
+    refuse_together(sources, "evaluate.metrics", "a trained model beside agreement",
+                    "model: scratch", "remove it: there is nothing to agree with");
   auto& exports = recipe.exports;
   const auto adapter = std::find(exports.begin(), exports.end(), ExportFormat::peft);
   if (adapter != exports.end() && !recipe.adapter.any()) {
@@ -473,6 +477,14 @@ void add_warnings(Recipe& recipe, const Sources& sources) {
 }
 
 }  // namespace
+
+bool EvaluateOptions::has(Metric metric) const {
+  return std::find(metrics.begin(), metrics.end(), metric) != metrics.end();
+}
+
+bool EvaluateOptions::has_task() const {
+  return std::any_of(metrics.begin(), metrics.end(), is_task);
+}
 
 Recipe resolve(const Assignments& written, const std::string& name) {
   Recipe recipe;

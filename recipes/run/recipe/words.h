@@ -54,7 +54,10 @@ QAT_WORDS(OptimizerKind, {"adamw", adamw})
 QAT_WORDS(MasterWeights, {"fp32", fp32}, {"bf16_stochastic", bf16_stochastic})
 QAT_WORDS(RecomputePolicy, {"off", off}, {"cheap", cheap}, {"block", block})
 QAT_WORDS(OnSpike, {"log", log}, {"skip", skip}, {"rollback", rollback})
-QAT_WORDS(Metric, {"perplexity", perplexity})
+QAT_WORDS(Metric, {"perplexity", perplexity}, {"agreement", agreement}, {"generation", generation},
+          {"hellaswag", hellaswag}, {"arc_easy", arc_easy}, {"arc_challenge", arc_challenge},
+          {"piqa", piqa}, {"openbookqa", openbookqa}, {"winogrande", winogrande},
+          {"lambada", lambada}, {"gsm8k", gsm8k}, {"passkey", passkey})
 QAT_WORDS(ExportFormat, {"hf", hf}, {"hf-master", hf_master},
           {"compressed-tensors", compressed_tensors}, {"gguf", gguf}, {"gptq", gptq}, {"awq", awq},
           {"peft", peft})
@@ -68,6 +71,7 @@ QAT_WORDS(ResumeKind, {"auto", automatic}, {"never", never},
           {"auto-or-scratch", automatic_or_scratch})
 QAT_WORDS(CacheKind, {"run", run}, {"off", off})
 QAT_WORDS(TemplateKind, {"model", model})
+QAT_WORDS(ExamplesKind, {"task", task})
 #undef QAT_WORDS
 
 /// The word of a value: word_of(Backend::cpu) is "cpu".
