@@ -204,12 +204,29 @@ struct AttentionBackward {
 
 /// Attention of T new tokens over a cache that already holds `length` (i32 [1]) tokens: writes k, v
 /// of the new tokens at rows length.. of the caches, then attends causally. Caches f32 or bf16.
+/// With scales the caches are on `grid` (8 or 4 bits, a token a row): i8 codes, or u8 with two int4
+/// codes a byte (pack_int4), and for each row its scales in kv_scale_dtype and, where asymmetric,
+/// its zero points (i8). New rows are attended to as they are stored.
 struct AttentionCached {
   ConstView q_THD, k_TGD, v_TGD, length;
   View k_cache, v_cache, y_THD, scratch;
   int heads, kv_heads, head_dim;
   float scale;
+  View k_scale = {}, v_scale = {}, k_zero = {}, v_zero = {};
+  QuantSpec grid = {};
 };
+
+/// What a cache keeps its scales in: all that their type says.
+constexpr DType kv_scale_dtype(ScaleType type) {
+  return type == ScaleType::f32 ? DType::f32 : type == ScaleType::bf16 ? DType::bf16 : DType::f16;
+}
+/// What a cache keeps its codes in, and how many bytes a row of `width` takes.
+constexpr DType kv_code_dtype(int bits) {
+  return bits == 4 ? DType::u8 : DType::i8;
+}
+constexpr int64_t kv_code_bytes(int bits, int64_t width) {
+  return bits == 4 ? width / 2 : width;
+}
 
 /// y = silu(gate) * up.
 struct SwiGlu {

@@ -94,8 +94,10 @@ class Decoder {
     if (build_.cache) {
       const Shape cache{*build_.cache, config_.kv_width()};
       const std::string slot = build_.prefix + "cache." + std::to_string(layer);
-      y = attention_cached(b_, q, k, v, length_, b_.state(slot + ".k", cache, build_.dtype),
-                           b_.state(slot + ".v", cache, build_.dtype), shape);
+      y = attention_cached(
+          b_, q, k, v, length_,
+          {b_.state(slot + ".k", cache, build_.dtype), b_.state(slot + ".v", cache, build_.dtype)},
+          shape);
     } else {
       y = attention(b_, q, k, v, first_, shape);
     }
@@ -164,6 +166,10 @@ std::vector<std::string> decoder_linears(const ModelConfig& config) {
                               "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"})
       paths.push_back(fmt::format("model.layers.{}.{}", layer, which));
   return paths;
+}
+
+std::string attention_path(int64_t layer) {
+  return fmt::format("model.layers.{}.self_attn", layer);
 }
 
 Shape linear_shape(const ModelConfig& config, const std::string& path) {

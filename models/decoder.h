@@ -53,6 +53,8 @@ int64_t planned_linears(const QuantPlan& plan);
 
 /// Paths of the quantizable linears, in forward order: model.layers.N.self_attn.q_proj, ...
 std::vector<std::string> decoder_linears(const ModelConfig& config);
+/// Where a QuantPlan has a layer's KV cache.
+std::string attention_path(int64_t layer);
 /// Input and output width of such a linear.
 Shape linear_shape(const ModelConfig& config, const std::string& path);
 /// Names and shapes of a plan's trained scales (f32).

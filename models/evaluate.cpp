@@ -20,10 +20,13 @@ void copy(const View& to, const std::vector<int32_t>& from, int32_t rest) {
 
 Perplexity evaluate_perplexity(ForwardSpec spec, Store& store, const KernelTable& kernels,
                                Stream& stream, const EvalWindows& windows, int64_t rows) {
+  const bool cached = spec.build.cache.has_value();
   // Inputs of other shapes may be left from training; they are filled anew by whoever runs next.
   for (const char* name : {kTokens, kTargets, kPositions, kFirst, kInvTokens}) store.erase(name);
-  spec.build.batch = std::min(rows, windows.windows());
+  // A cache holds one sequence.
+  spec.build.batch = cached ? 1 : std::min(rows, windows.windows());
   spec.build.sequence = windows.row_tokens();
+  if (cached) spec.build.cache = spec.build.sequence;
   if (spec.build.sequence > spec.config.max_positions)
     refuse(
         "a context of {} tokens is longer than the model's max_position_embeddings ({}); ask for "
@@ -34,6 +37,7 @@ Perplexity evaluate_perplexity(ForwardSpec spec, Store& store, const KernelTable
   Program program =
       Program::compile(std::move(forward.graph), {forward.sums, forward.nll}, store, kernels);
   store.get(kInvTokens).as<float>()[0] = 1.0f;
+  if (cached) store.get(kCacheLength).as<int32_t>()[0] = 0;
 
   Perplexity result;
   result.position_nll.assign(size_t(spec.build.sequence), 0.0);

@@ -20,7 +20,8 @@ struct Perplexity {
 };
 
 /// Runs the model in `spec` (its batch and sequence are set here) over all windows. Windows are
-/// taken `rows` at a time. Parameters of spec.build.prefix must be in the Store.
+/// taken `rows` at a time; where spec.build.cache is given one at a time, over a KV cache that is
+/// stored as the plan says. Parameters of spec.build.prefix must be in the Store.
 Perplexity evaluate_perplexity(ForwardSpec spec, Store& store, const KernelTable& kernels,
                                Stream& stream, const EvalWindows& windows, int64_t rows);
 

@@ -40,7 +40,7 @@ std::vector<Batch> leading(const std::vector<Batch>& batches, int64_t samples) {
 }  // namespace
 
 bool needs_calibration(const QuantPlan& plan, const PrepareOptions& options) {
-  if (plan.linears.empty()) return false;
+  if (plan.empty()) return false;
   if (options.smooth.mode != SmoothMode::off) return true;
   if (options.sensitivity == MeasureSensitivity::yes) return true;
   if (options.solve.solver != Solver::round_to_nearest) return true;

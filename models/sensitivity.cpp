@@ -90,6 +90,7 @@ std::vector<LayerSensitivity> measure_sensitivity(const MeasuredModel& model,
   for (const char* path : {kEmbeddingPath, kHeadPath}) plan.linears.erase(path);
   std::set<int64_t> layers;
   for (const auto& [path, quant] : plan.linears) layers.insert(layer_of(path));
+  for (const auto& [path, grid] : plan.kv_cache) layers.insert(layer_of(path));
   if (layers.empty()) return {};
   const DecoderBuild build = build_for(model, batches);
   const auto reference = reference_states(model, build, batches);

@@ -54,10 +54,15 @@ void bind(BindContext& c) {
                                        .sequence = a.sequence,
                                        .scale = a.scale});
 }
-const Op kAttention{.name = "attention", .differentiate = differentiate, .bind = bind};
 
+struct CachedAttributes {
+  AttentionShape shape;
+  QuantSpec grid;
+};
+
+// inputs: q, k, v, length, the cache's k, v, k_scale, v_scale, k_zero, v_zero.
 void bind_cached(BindContext& c) {
-  const auto& a = c.attribute<AttentionShape>();
+  const auto& [a, grid] = c.attribute<CachedAttributes>();
   c.run(c.kernels.attention_cached, AttentionCached{.q_THD = c.in(0),
                                                     .k_TGD = c.in(1),
                                                     .v_TGD = c.in(2),
@@ -69,10 +74,13 @@ void bind_cached(BindContext& c) {
                                                     .heads = a.heads,
                                                     .kv_heads = a.kv_heads,
                                                     .head_dim = a.head_dim,
-                                                    .scale = a.scale});
+                                                    .scale = a.scale,
+                                                    .k_scale = c.in(6),
+                                                    .v_scale = c.in(7),
+                                                    .k_zero = c.in(8),
+                                                    .v_zero = c.in(9),
+                                                    .grid = grid});
 }
-const Op kAttentionCached{.name = "attention_cached", .bind = bind_cached, .reads_run_state = true};
-
 void check_shapes(Builder& b, Id q, Id k, Id v, const AttentionShape& s) {
   const Value &vq = b.value(q), &vk = b.value(k), &vv = b.value(v);
   b.check(vq.shape.cols() == int64_t(s.heads) * s.head_dim &&
@@ -83,6 +91,9 @@ void check_shapes(Builder& b, Id q, Id k, Id v, const AttentionShape& s) {
 
 }  // namespace
 
+const Op kAttention{.name = "attention", .differentiate = differentiate, .bind = bind};
+const Op kAttentionCached{.name = "attention_cached", .bind = bind_cached, .reads_run_state = true};
+
 Id attention(Builder& b, Id q, Id k, Id v, Id first_T, const AttentionShape& shape) {
   check_shapes(b, q, k, v, shape);
   const Value vq = b.value(q);
@@ -91,12 +102,24 @@ Id attention(Builder& b, Id q, Id k, Id v, Id first_T, const AttentionShape& sha
                   {{vq.shape, vq.dtype}, {{vq.shape[0], shape.heads}, DType::f32}}, shape)[0];
 }
 
-Id attention_cached(Builder& b, Id q, Id k, Id v, Id length, Id k_cache, Id v_cache,
+Node with_cache(Node node, const KvCache& cache) {
+  node.inputs.resize(4);
+  for (Id id : {cache.k, cache.v, cache.k_scale, cache.v_scale, cache.k_zero, cache.v_zero})
+    node.inputs.push_back(id);
+  auto attributes = node.attribute<CachedAttributes>();
+  attributes.grid = cache.grid.value_or(QuantSpec{});
+  node.attributes = attributes;
+  return node;
+}
+
+Id attention_cached(Builder& b, Id q, Id k, Id v, Id length, const KvCache& cache,
                     const AttentionShape& shape) {
   check_shapes(b, q, k, v, shape);
   const Value vq = b.value(q);
-  return b.append(kAttentionCached, {q, k, v, length, k_cache, v_cache}, {{vq.shape, vq.dtype}},
-                  shape)[0];
+  return b.append(
+      kAttentionCached,
+      {q, k, v, length, cache.k, cache.v, cache.k_scale, cache.v_scale, cache.k_zero, cache.v_zero},
+      {{vq.shape, vq.dtype}}, CachedAttributes{shape, cache.grid.value_or(QuantSpec{})})[0];
 }
 
 }  // namespace qat

@@ -71,9 +71,17 @@ struct AttentionShape {
 };
 /// Causal grouped-query attention within documents (first_T: start of each token's document).
 Id attention(Builder& b, Id q, Id k, Id v, Id first_T, const AttentionShape& shape);
+/// The states of a KV cache. On a grid: codes, and their scales and (unless symmetric) zero points.
+struct KvCache {
+  Id k, v;
+  std::optional<QuantSpec> grid = {};
+  Id k_scale = kNone, v_scale = kNone, k_zero = kNone, v_zero = kNone;
+};
 /// Attention of T new tokens over a cache that holds length [1] tokens; appends k, v to the cache.
-Id attention_cached(Builder& b, Id q, Id k, Id v, Id length, Id k_cache, Id v_cache,
+Id attention_cached(Builder& b, Id q, Id k, Id v, Id length, const KvCache& cache,
                     const AttentionShape& shape);
+/// The same node over another cache.
+Node with_cache(Node attention_cached, const KvCache& cache);
 /// silu(gate) * up.
 Id swiglu(Builder& b, Id gate_TF, Id up_TF);
 
@@ -131,7 +139,7 @@ struct FakeQuantAttributes {
 Shape scale_shape(const Shape& x, const QuantSpec& spec);
 
 /// The op objects that passes match on.
-extern const Op kLinear, kLinearInt8, kFakeQuant, kQuantize, kDequantize, kCast, kRmsNormBackward,
-    kAdd, kMatmulTn, kHeadLoss, kObserve, kEmbedding;
+extern const Op kAttention, kAttentionCached, kLinear, kLinearInt8, kFakeQuant, kQuantize,
+    kDequantize, kCast, kRmsNormBackward, kAdd, kMatmulTn, kHeadLoss, kObserve, kEmbedding;
 
 }  // namespace qat

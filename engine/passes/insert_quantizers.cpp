@@ -33,6 +33,14 @@ class Inserter {
         else
           quantize_inputs(node, quant);
         if (found != plan_.linears.end()) ++quantized_;
+      } else if (const QuantSpec* grid = kv_grid(node)) {
+        builder_.place = {node.path, node.layer, node.backward};
+        if (node.op == &kAttention) {
+          quantize_keys_and_values(node, *grid);
+        } else {
+          const KvCache cache = cache_on(node, *grid);
+          node = with_cache(std::move(node), cache);
+        }
       }
       graph_.nodes.push_back(node);
     }
@@ -45,6 +53,40 @@ class Inserter {
   bool takes_quantizers(const Node& node) const {
     if (node.op != &kLinear && node.op != &kHeadLoss && node.op != &kEmbedding) return false;
     return node.layer >= 0 ? enabled_.count(node.layer) > 0 : !enabled_.empty();
+  }
+
+  const QuantSpec* kv_grid(const Node& node) const {
+    if (node.op != &kAttention && node.op != &kAttentionCached) return nullptr;
+    const auto found = plan_.kv_cache.find(node.path);
+    return found != plan_.kv_cache.end() && enabled_.count(node.layer) ? &found->second : nullptr;
+  }
+
+  void quantize_keys_and_values(Node& attention, const QuantSpec& grid) {
+    for (size_t i : {size_t{1}, size_t{2}}) {
+      const Id x = attention.inputs[i];
+      attention.inputs[i] = fake_quant(builder_, x, grid, graph_.value(x).dtype);
+    }
+  }
+
+  // The same slot of the Store, in codes.
+  KvCache cache_on(const Node& attention, const QuantSpec& grid) {
+    const auto part = [&](size_t input, const char* suffix, int64_t cols, DType dtype) {
+      const Value slot = graph_.value(attention.inputs[input]);
+      return builder_.state(slot.name + suffix, {slot.shape[0], cols}, dtype);
+    };
+    const int64_t width = graph_.value(attention.inputs[4]).shape.cols();
+    const int64_t scales = grid.groups(width);
+    const auto codes = [&](size_t input) {
+      return part(input, ".codes", kv_code_bytes(grid.bits, width), kv_code_dtype(grid.bits));
+    };
+    KvCache cache{codes(4), codes(5), grid};
+    const DType scale = kv_scale_dtype(grid.scale_type);
+    cache.k_scale = part(4, ".scale", scales, scale);
+    cache.v_scale = part(5, ".scale", scales, scale);
+    if (grid.symmetric()) return cache;
+    cache.k_zero = part(4, ".zero", scales, DType::i8);
+    cache.v_zero = part(5, ".zero", scales, DType::i8);
+    return cache;
   }
 
   // A weight is quantized from its master, not from the cast the model made of it.

@@ -25,8 +25,9 @@ namespace qat {
 struct KernelTable;
 
 /// Puts FakeQuant nodes on weight and activation of every linear that the plan names and that lies
-/// in an enabled layer; on the embedding's table and the head's weight and input, where it names
-/// them, as soon as any layer is enabled. Calibrated activations read their scale from the state
+/// in an enabled layer; on keys and values of the attentions that it names there (a KV cache lies in
+/// codes then); on the embedding's table and the head's weight and input, where it names them, as
+/// soon as any layer is enabled. Calibrated activations read their scale from the state
 /// `scale.<path>`. Returns the number of linears quantized.
 int insert_quantizers(Graph& graph, const QuantPlan& plan, const EnabledLayers& enabled);
 

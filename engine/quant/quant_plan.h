@@ -27,6 +27,11 @@ struct LinearQuant {
 /// stands with the embedding.
 struct QuantPlan {
   std::map<std::string, LinearQuant> linears;
+  /// Grids of keys (after RoPE) and values, a token a row, by the path of the attention:
+  /// model.layers.3.self_attn.
+  std::map<std::string, QuantSpec> kv_cache = {};
+
+  bool empty() const { return linears.empty() && kv_cache.empty(); }
 };
 
 /// Decoder layers whose quantizers are on.

@@ -43,10 +43,64 @@ void narrow_row(const float* from, float factor, std::byte* to, int64_t count) {
   for (int64_t d = 0; d < count; ++d) row[d] = narrow<T>(from[d] * factor);
 }
 
-template <class Cached>
-void attend(const CachedHead& h) {
-  const auto* keys = reinterpret_cast<const Cached*>(h.k_cache);
-  const auto* values = reinterpret_cast<const Cached*>(h.v_cache);
+/// Cached rows that are numbers, where they lie.
+template <class T>
+struct PlainRows {
+  using Number = T;
+  const T* rows;
+  int64_t stride;
+
+  QAT_INLINE const T* block(int64_t start, int64_t) const { return rows + start * stride; }
+};
+
+/// The values of cached codes, a block of rows at a time.
+struct CodedRows {
+  using Number = float;
+  const CachedHead& h;
+  const std::byte *codes, *scale;
+  const int8_t* zero;
+  float* values;
+  int64_t stride;
+
+  float scale_at(int64_t i) const {
+    if (h.grid->scale_type == DType::f16)
+      return to_float(reinterpret_cast<const Float16*>(scale)[i]);
+    if (h.grid->scale_type == DType::bf16)
+      return to_float(reinterpret_cast<const BFloat16*>(scale)[i]);
+    return reinterpret_cast<const float*>(scale)[i];
+  }
+
+  void widen(const std::byte* row, int64_t begin, int64_t end, float by, float from,
+             float* out) const {
+    if (h.grid->bits == 4) {
+      for (int64_t c = begin; c < end; ++c)
+        out[c - begin] =
+            (float(int(row[c / 2] >> (c % 2 * 4) & std::byte{15}) - 8) - from) * by;
+      return;
+    }
+    const auto* whole = reinterpret_cast<const int8_t*>(row);
+    for (int64_t c = begin; c < end; ++c) out[c - begin] = (float(whole[c]) - from) * by;
+  }
+
+  const float* block(int64_t start, int64_t count) const {
+    const CachedGrid& grid = *h.grid;
+    const int64_t first = grid.column, last = first + h.head_dim;
+    for (int64_t j = 0; j < count; ++j) {
+      const int64_t row = start + j;
+      for (int64_t begin = first; begin < last;) {
+        const int64_t group = begin / grid.group, at = row * grid.scales + group;
+        const int64_t next = (group + 1) * grid.group, end = next < last ? next : last;
+        widen(codes + row * h.stride, begin, end, scale_at(at), zero ? float(zero[at]) : 0.0f,
+              values + j * stride + (begin - first));
+        begin = end;
+      }
+    }
+    return values;
+  }
+};
+
+template <class Rows>
+void attend(const CachedHead& h, const Rows& keys, const Rows& values) {
   float* q = h.temp;
   float* y = q + h.head_dim;
   float* weights = y + h.head_dim;
@@ -60,8 +114,9 @@ void attend(const CachedHead& h) {
   for (int64_t start = 0; start < h.keys; start += kCachedKeys) {
     const int64_t count = h.keys - start < kCachedKeys ? h.keys - start : kCachedKeys;
     float now = top;
+    const typename Rows::Number* block = keys.block(start, count);
     for (int64_t j = 0; j < count; ++j) {
-      weights[j] = dot(q, keys + (start + j) * h.stride, h.head_dim) * factor;
+      weights[j] = dot(q, block + j * keys.stride, h.head_dim) * factor;
       now = weights[j] > now ? weights[j] : now;
     }
     for (int64_t j = count; j < kCachedKeys; ++j) weights[j] = -INFINITY;
@@ -76,8 +131,9 @@ void attend(const CachedHead& h) {
     const float shrink = exp2f(top - shift);
     total = total * shrink + sum(sums);
     for (int64_t d = 0; d < h.head_dim; ++d) y[d] *= shrink;
+    block = values.block(start, count);
     for (int64_t j = 0; j < count; ++j)
-      add_row(y, weights[j], values + (start + j) * h.stride, h.head_dim);
+      add_row(y, weights[j], block + j * values.stride, h.head_dim);
     top = now;
   }
   if (h.type == DType::bf16)
@@ -89,10 +145,23 @@ void attend(const CachedHead& h) {
 }  // namespace
 
 void QAT_ATTEND_CACHED(const CachedHead& head) {
-  if (head.cache_type == DType::bf16)
-    attend<BFloat16>(head);
-  else
-    attend<float>(head);
+  if (head.grid != nullptr) {
+    float* block = head.temp + 2 * head.head_dim + kCachedKeys;
+    const CachedGrid& grid = *head.grid;
+    attend(head,
+           CodedRows{head, head.k_cache, grid.k_scale, grid.k_zero, block, head.head_dim},
+           CodedRows{head, head.v_cache, grid.v_scale, grid.v_zero, block, head.head_dim});
+  } else if (head.cache_type == DType::bf16) {
+    const auto rows = [&](const std::byte* cache) {
+      return PlainRows<BFloat16>{reinterpret_cast<const BFloat16*>(cache), head.stride};
+    };
+    attend(head, rows(head.k_cache), rows(head.v_cache));
+  } else {
+    const auto rows = [&](const std::byte* cache) {
+      return PlainRows<float>{reinterpret_cast<const float*>(cache), head.stride};
+    };
+    attend(head, rows(head.k_cache), rows(head.v_cache));
+  }
 }
 
 }  // namespace qat::cpu

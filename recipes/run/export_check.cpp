@@ -59,11 +59,12 @@ std::vector<Batch> built_in_windows(const ExportInputs& in) {
   return windows_of(ids, window, kWindows);
 }
 
-// The trained plan with the activations that the file's runtime computes: what a format does not
-// say, or what its runtime does whatever was trained, is no fault of the file. The log tells.
+// The trained plan with the activations and the KV cache of the file's runtime: what a format does
+// not say, or what its runtime does whatever was trained, is no fault of the file. The log tells.
 QuantPlan under_activations_of(const QuantPlan& served, const QuantPlan& trained,
                                const std::string& path) {
   QuantPlan plan = trained;
+  plan.kv_cache = served.kv_cache;
   int64_t others = 0;
   for (const auto& [linear, quant] : served.linears)
     if (quant.activation) plan.linears.try_emplace(linear);

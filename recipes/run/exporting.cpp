@@ -255,6 +255,25 @@ class Exporter {
   ExportCheck check_;
 };
 
+// No file says how its runtime caches keys and values as trained here.
+std::string kv_cache_note(recipe::ExportFormat format, const QuantPlan& plan,
+                          const ModelConfig& config) {
+  const QuantSpec& trained = plan.kv_cache.begin()->second;
+  if (format != recipe::ExportFormat::gguf)
+    return fmt::format("trained for a KV cache in {}, of which the file says nothing",
+                       kv_cache_text(plan));
+  for (const recipe::KvType type : {recipe::KvType::q8_0, recipe::KvType::q4_0})
+    if (trained == recipe::kv_cache_of(type).spec(config.head_dim)) {
+      const std::string name = recipe::word_of(type);
+      return fmt::format(
+          "the file does not say how the KV cache is kept: start llama.cpp with --cache-type-k {0} "
+          "--cache-type-v {0} (and --flash-attn on)",
+          name);
+    }
+  return fmt::format("llama.cpp has no KV cache in {}; it was trained for one",
+                     kv_cache_text(plan));
+}
+
 uint64_t tensor_bytes(const std::string& path) {
   if (fs::is_regular_file(path)) return fs::file_size(path);
   uint64_t bytes = 0;
@@ -273,6 +292,7 @@ json export_as(const ExportInputs& in, recipe::ExportFormat format, const std::s
   const uint64_t bytes = tensor_bytes(directory);
   log::info("exported {} ({:.1f} MiB of tensors), read back equal bit for bit", directory,
             double(bytes) / 1048576);
+  if (!in.plan.kv_cache.empty()) log::info("  {}", kv_cache_note(format, in.plan, in.config));
   json done = {{"path", directory}, {"tensor_bytes", bytes}, {"verified", true}};
   if (!exporter.agreement()) return done;  // an adapter alone computes nothing
   const Agreement& a = *exporter.agreement();
@@ -330,7 +350,7 @@ json export_all(const FinishInputs& in) {
 }
 
 std::string provenance_of(const recipe::Recipe& recipe) {
-  if (!recipe.quantize.any()) return "";
+  if (!recipe.quantize.matrices()) return "";
   if (recipe.train.steps == 0)
     return fmt::format("{} {}: quantized after training (PTQ, {}{}), not trained on this grid",
                        kProgram, kVersion, recipe.quantize.preset,

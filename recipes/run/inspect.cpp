@@ -237,6 +237,10 @@ Inspection inspect_run(const std::string& path) {
   const QuantPlan plan = make_quant_setup(recipe.quantize, config).plan;
   for (const std::string& line : quantization_lines(plan)) result.facts.emplace_back("", line);
   result.quantization = {{"schemes", quantization_json(plan)}};
+  if (!plan.kv_cache.empty()) {
+    result.facts.emplace_back("KV cache", kv_cache_text(plan));
+    result.quantization["kv_cache"] = kv_cache_json(plan);
+  }
   FoundCheckpoint found = find_checkpoint(path + "/checkpoints");
   for (const SkippedCheckpoint& skipped : found.skipped)
     result.facts.emplace_back("damaged", fmt::format("{}: {}", skipped.path, skipped.reason));

@@ -69,6 +69,21 @@ void add_options(CLI::App& app, AdapterArguments& arguments) {
       ->check(CLI::IsMember({"none", "bf16", "int8", "nf4", "fp4"}));
 }
 
+void add_kv_option(CLI::App& app, std::string& kv) {
+  app.add_option("--kv", kv,
+                 "how the KV cache is stored (default: as a run was trained, else f32: the type of "
+                 "the computation)")
+      ->check(CLI::IsMember({"f32", "q8_0", "q4_0", "int8", "int4"}));
+}
+
+void choose_kv_cache(const std::string& kv, ModelBundle& bundle) {
+  if (kv.empty()) return;
+  bundle.plan.kv_cache.clear();
+  for (const auto& [word, type] : recipe::Words<recipe::KvType>::list())
+    if (kv == word && type != recipe::KvType::none)
+      bundle.plan.kv_cache = kv_cache_plan(recipe::kv_cache_of(type), bundle.config);
+}
+
 ModelBundle open_model(const std::string& path, Store& store, const KernelTable& kernels,
                        Stream& stream, const AdapterArguments& adapter) {
   if (!fs::exists(path))

@@ -41,6 +41,11 @@ struct AdapterArguments {
 /// Adds --adapter and --base.
 void add_options(CLI::App& app, AdapterArguments& arguments);
 
+/// How commands keep the KV cache: as MODEL says (empty), as a type of quantize.kv_cache, or f32
+/// for the type of the computation.
+void add_kv_option(CLI::App& app, std::string& kv);
+void choose_kv_cache(const std::string& kv, ModelBundle& bundle);
+
 /// Opens MODEL and reads its parameters into the Store (f32 masters, or codes and scales where the
 /// file holds those), with the scales of static activations. Refuses a run directory without a
 /// whole checkpoint, and one whose adapters were trained on another base than lies at its model

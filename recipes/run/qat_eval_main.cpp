@@ -20,7 +20,7 @@ namespace {
 using nlohmann::ordered_json;
 
 struct Arguments {
-  std::string model, reference, text, dtype = "fp32", activations = "served";
+  std::string model, reference, text, dtype = "fp32", activations = "served", kv;
   std::vector<int64_t> contexts = {512};
   int64_t max_windows = 0, rows = 4;
   std::vector<std::string> tasks;
@@ -39,7 +39,8 @@ struct Opened {
   ForwardSpec spec;
 
   EvaluatedModel evaluated(Stream& stream) {
-    const std::string settings = fmt::format("{} {} {}", quantization_json(bundle.plan).dump(),
+    const std::string settings = fmt::format("{} {} {} {}", quantization_json(bundle.plan).dump(),
+                                             kv_cache_json(bundle.plan).dump(),
                                              name_of(spec.build.dtype), bundle.config_json);
     return {spec, store, cpu_kernels(), stream, *bundle.tokenizer, model_identity(store, settings)};
   }
@@ -56,6 +57,7 @@ std::unique_ptr<Opened> open(const Arguments& in, Role role, Stream& stream) {
                               stream, reference ? AdapterArguments{} : in.adapter);
   if (in.activations == "float")
     for (auto& [path, quant] : opened->bundle.plan.linears) quant.activation.reset();
+  if (!reference) choose_kv_cache(in.kv, opened->bundle);
   fill_rope_table(opened->bundle.config, opened->store, "");
   opened->spec =
       forward_spec(opened->bundle, opened->store, in.dtype == "fp32" ? DType::f32 : DType::bf16);
@@ -80,8 +82,10 @@ void measure_text(const Arguments& in, Opened& model, Opened* reference, Stream&
                                            {.window = context,
                                             .max_windows = in.max_windows,
                                             .bos = in.bos ? tokenizer.bos_id() : -1});
+    ForwardSpec spec = model.spec;
+    if (!spec.plan.kv_cache.empty()) spec.build.cache = context;
     const Perplexity p =
-        evaluate_perplexity(model.spec, model.store, cpu_kernels(), stream, windows, in.rows);
+        evaluate_perplexity(spec, model.store, cpu_kernels(), stream, windows, in.rows);
     const ordered_json found = json_of(p);
     say(in, fmt::format("perplexity {:.4f}  (nll {:.6f}, {} tokens in {} windows of {}; {:.4f} to "
                         "{:.4f})",
@@ -172,11 +176,14 @@ Exit evaluate(const Arguments& in) {
   if (!in.json)
     for (const std::string& line : quantization_lines(model->bundle.plan))
       log::info("quantized as it is served: {}", line);
+  if (!in.json && !model->bundle.plan.kv_cache.empty())
+    log::info("KV cache: {}", kv_cache_text(model->bundle.plan));
   if (!in.text.empty()) measure_text(in, *model, reference.get(), stream, out);
   if (!in.tasks.empty()) measure_tasks(in, *model, reference.get(), stream, results, out);
   if (in.generate > 0) measure_generation(in, *model, reference.get(), stream, results, out);
   out["quantized_linears"] = planned_linears(model->bundle.plan);
   out["quantization"] = quantization_json(model->bundle.plan);
+  out["kv_cache"] = kv_cache_json(model->bundle.plan);
   if (in.json)
     write_output(out.dump(-1, ' ', false, ordered_json::error_handler_t::replace) + "\n");
   return Exit::ok;
@@ -230,6 +237,7 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"served", "float"}));
   app.add_option("--rows", in.rows, "windows at a time")->check(CLI::PositiveNumber);
   app.add_option("--threads", in.threads, "0: all");
+  add_kv_option(app, in.kv);
   add_options(app, in.adapter);
   app.add_flag("--json", in.json, "print one JSON object");
   return run_command(app, argc, argv, [&] { return evaluate(in); });

@@ -12,12 +12,13 @@
 #include "recipes/run/command.h"
 #include "recipes/run/model_bundle.h"
 #include "recipes/run/prompts.h"
+#include "recipes/run/quant_summary.h"
 
 namespace qat {
 namespace {
 
 struct Arguments {
-  std::string model, prompt, prompts, system, dtype = "fp32";
+  std::string model, prompt, prompts, system, dtype = "fp32", kv;
   SamplingOptions sampling;
   bool chat = false;
   int threads = 0;
@@ -82,7 +83,8 @@ Exit generate(const Arguments& in) {
       in.prompts.empty() ? std::vector<std::string>{in.prompt} : read_prompts(in.prompts);
   Store store;
   Stream stream(in.threads);
-  const ModelBundle bundle = open_model(in.model, store, cpu_kernels(), stream, in.adapter);
+  ModelBundle bundle = open_model(in.model, store, cpu_kernels(), stream, in.adapter);
+  choose_kv_cache(in.kv, bundle);
   fill_rope_table(bundle.config, store, "");
   std::optional<ChatTemplate> chat;
   if (in.chat) chat.emplace(*bundle.tokenizer);
@@ -96,6 +98,9 @@ Exit generate(const Arguments& in) {
       forward_spec(bundle, store, in.dtype == "fp32" ? DType::f32 : DType::bf16);
   const int64_t context =
       std::min(bundle.config.max_positions, int64_t(longest) + in.sampling.max_tokens);
+  if (!bundle.plan.kv_cache.empty())
+    log::info("KV cache: {}, {:.2f} bits a value", kv_cache_text(bundle.plan),
+              kv_cache_bits(bundle.plan, bundle.config));
   Generator generator(spec, store, cpu_kernels(), stream, context);
   if (in.prompts.empty()) {
     stream_one(*bundle.tokenizer, generator, all[0], in);
@@ -145,6 +150,7 @@ int main(int argc, char** argv) {
   app.add_option("--seed", sampling.seed, "of the sampling");
   app.add_option("--dtype", in.dtype, "of the computation")->check(CLI::IsMember({"fp32", "bf16"}));
   app.add_option("--threads", in.threads, "0: all");
+  add_kv_option(app, in.kv);
   add_options(app, in.adapter);
   return run_command(app, argc, argv, [&] { return generate(in); });
 }

@@ -10,6 +10,7 @@
 #include "engine/core/error.h"
 #include "engine/ptq/ggml_rounding.h"
 #include "models/decoder.h"
+#include "recipes/run/quant_summary.h"
 
 namespace qat {
 
@@ -87,17 +88,20 @@ class FallbackNotes {
   std::map<int64_t, std::pair<std::string, int64_t>> notes_;
 };
 
+bool takes_layer(const recipe::QuantizeOptions& quantize, int64_t layer) {
+  return quantize.layers.empty() || std::any_of(quantize.layers.begin(), quantize.layers.end(),
+                                                [&](const recipe::LayerRange& r) {
+                                                  return r.first <= layer && layer <= r.last;
+                                                });
+}
+
 std::vector<std::string> chosen_linears(const recipe::QuantizeOptions& quantize,
                                         const std::vector<std::string>& paths) {
   std::vector<std::string> chosen;
   for (const std::string& path : paths) {
     const int layer = layer_of(path);
-    const bool in_range =
-        quantize.layers.empty() || std::any_of(quantize.layers.begin(), quantize.layers.end(),
-                                               [&](const recipe::LayerRange& r) {
-                                                 return r.first <= layer && layer <= r.last;
-                                               });
-    if (in_range && any_matches(quantize.include, path) && !any_matches(quantize.exclude, path))
+    if (takes_layer(quantize, layer) && any_matches(quantize.include, path) &&
+        !any_matches(quantize.exclude, path))
       chosen.push_back(path);
   }
   return chosen;
@@ -118,6 +122,17 @@ QuantSpec q8_0() {
   spec.group = int(kBlock);
   spec.scale_type = ScaleType::f16;
   return spec;
+}
+
+void plan_kv_cache(const recipe::QuantizeOptions& quantize, const ModelConfig& config,
+                   QuantSetup& setup) {
+  if (!quantize.kv_cache.any()) return;
+  setup.plan.kv_cache = kv_cache_plan(quantize.kv_cache, config);
+  for (int64_t layer = 0; layer < config.layers; ++layer)
+    if (!takes_layer(quantize, layer)) setup.plan.kv_cache.erase(attention_path(layer));
+  setup.notes.push_back(fmt::format("KV cache: {} ({:.2f} bits a value), in {} of {} layers",
+                                    kv_cache_text(setup.plan), kv_cache_bits(setup.plan, config),
+                                    setup.plan.kv_cache.size(), config.layers));
 }
 
 void plan_tables(const recipe::QuantizeOptions& quantize, const ModelConfig& config,
@@ -219,7 +234,24 @@ QuantSetup make_quant_setup(const recipe::QuantizeOptions& quantize, const Model
   }
   for (std::string& line : notes.lines()) setup.fallbacks.push_back(std::move(line));
   plan_tables(quantize, config, setup);
+  plan_kv_cache(quantize, config, setup);
   return setup;
+}
+
+std::map<std::string, QuantSpec> kv_cache_plan(const recipe::KvCacheQuant& kv,
+                                               const ModelConfig& config) {
+  const QuantSpec spec = kv.spec(config.head_dim);
+  const int64_t width = config.kv_width();
+  if (spec.per == Per::group && width % spec.group != 0)
+    refuse(
+        "quantize.kv_cache.group: {} does not divide the {} keys of a token ({} heads of {}); "
+        "choose a divisor, or quantize.kv_cache.per: head",
+        spec.group, width, config.kv_heads, config.head_dim);
+  if (spec.bits == 4 && width % 2 != 0)
+    refuse("quantize.kv_cache.bits: 4 needs an even number of keys a token, got {}; take 8", width);
+  std::map<std::string, QuantSpec> plan;
+  for (int64_t layer = 0; layer < config.layers; ++layer) plan[attention_path(layer)] = spec;
+  return plan;
 }
 
 void round_masters_as_ggml(const QuantPlan& plan, Store& store) {

@@ -30,6 +30,10 @@ bool matches(const std::string& pattern, const std::string& path);
 /// (F16 in a GGUF file).
 QuantSetup make_quant_setup(const recipe::QuantizeOptions& quantize, const ModelConfig& config);
 
+/// The grid of every layer's KV cache. Refuses a group that does not divide a token's keys.
+std::map<std::string, QuantSpec> kv_cache_plan(const recipe::KvCacheQuant& kv,
+                                               const ModelConfig& config);
+
 /// Puts the masters of planned weights where ggml's own quantizer would (quantize.weights.rounding:
 /// ggml), so that their codes are llama.cpp's.
 void round_masters_as_ggml(const QuantPlan& plan, Store& store);

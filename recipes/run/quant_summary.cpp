@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/kernels.h"
+
 namespace qat {
 namespace {
 
@@ -46,6 +48,24 @@ std::string grid_text(const QuantSpec& spec, const char* row_word) {
                           : spec.per == Per::tensor ? "tensor"
                                                     : row_word;
   return fmt::format("int{} per {}{}", spec.bits, per, spec.symmetric() ? "" : " with zero points");
+}
+
+std::string kv_cache_text(const QuantPlan& plan) {
+  const QuantSpec& spec = plan.kv_cache.begin()->second;
+  const DType type = kv_scale_dtype(spec.scale_type);
+  return fmt::format("{}, scales in {}", grid_text(spec, "token"), name_of(type));
+}
+
+Json kv_cache_json(const QuantPlan& plan) {
+  if (plan.kv_cache.empty()) return nullptr;
+  return grid_json(plan.kv_cache.begin()->second, "token");
+}
+
+double kv_cache_bits(const QuantPlan& plan, const ModelConfig& config) {
+  const QuantSpec& spec = plan.kv_cache.begin()->second;
+  const double bytes = double(size_of(kv_scale_dtype(spec.scale_type))) + !spec.symmetric();
+  return spec.bits +
+         8.0 * bytes * double(spec.groups(config.kv_width())) / double(config.kv_width());
 }
 
 Json quantization_json(const QuantPlan& plan) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/quant/quant_plan.h"
+#include "models/config.h"
 
 namespace qat {
 
@@ -14,6 +15,11 @@ namespace qat {
 nlohmann::ordered_json quantization_json(const QuantPlan& plan);
 /// "210 linears: int4 weights per group of 32, int8 activations per token".
 std::vector<std::string> quantization_lines(const QuantPlan& plan);
+/// "int4 per group of 32 with zero points, scales in f16" of a plan that has a KV cache.
+std::string kv_cache_text(const QuantPlan& plan);
+nlohmann::ordered_json kv_cache_json(const QuantPlan& plan);
+/// What a cached number takes, its share of scales and zero points included.
+double kv_cache_bits(const QuantPlan& plan, const ModelConfig& config);
 /// "int4 per group of 32, symmetric". row_word: "channel" or "token".
 std::string grid_text(const QuantSpec& spec, const char* row_word);
 

@@ -487,7 +487,7 @@ void TrainRun::before_training() {
       packed ? fmt::format("{} base", recipe::word_of(recipe_.adapter.base)) : "source";
   evaluate("source", source.c_str(), {});
   if (packed) results_["source_label"] = source;
-  if (quant_.plan.linears.empty()) return;
+  if (quant_.plan.empty()) return;
   PrepareOptions options = prepare_options(recipe_);
   options.stop = [] { return stop_signal() != 0; };
   if (recipe_.quantize.solved()) evaluate_rounded();
@@ -690,8 +690,8 @@ void TrainRun::finish() {
   save(Importance::last);
   const int64_t skipped = trainer_ ? trainer_->state().skipped_steps : 0;
   if (skipped > 0) log::warn("{} of {} steps were skipped", skipped, recipe_.train.steps);
-  if (!quant_.plan.linears.empty() && recipe_.train.steps > 0) evaluate("qat", "QAT", quant_.plan);
-  if (quant_.plan.linears.empty() && recipe_.train.steps > 0)
+  if (!quant_.plan.empty() && recipe_.train.steps > 0) evaluate("qat", "QAT", quant_.plan);
+  if (quant_.plan.empty() && recipe_.train.steps > 0)
     evaluate("trained", adapters_.empty() ? "trained" : "with adapter", {});
   std::optional<TrainingMemory> memory;
   if (recipe_.train.steps > 0) {

@@ -14,7 +14,7 @@ QuantSchedule quant_schedule(const recipe::Recipe& recipe, const ModelConfig& co
                              const QuantPlan& plan, const std::vector<int64_t>& sensitivity_order) {
   QuantScheduleOptions options;
   options.layers = config.layers;
-  options.warmup_bf16 = plan.linears.empty() ? recipe.train.steps : recipe.train.warmup_bf16;
+  options.warmup_bf16 = plan.empty() ? recipe.train.steps : recipe.train.warmup_bf16;
   options.layers_per_stage = recipe.train.enable.layers;
   options.every = recipe.train.enable.every;
   switch (recipe.train.enable.order) {

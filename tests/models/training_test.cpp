@@ -28,6 +28,7 @@ struct GoldenRun {
   QuantSpec weights = {};
   QuantSpec activations = {};
   bool trained_scales = false;
+  std::optional<QuantSpec> kv_cache = {};
 };
 
 constexpr QuantSpec kInt8Blocks{
@@ -39,6 +40,9 @@ QuantPlan plan_of(const ModelConfig& config, const GoldenRun& setup) {
     plan.linears[path] = {.weight = setup.weights,
                           .activation = setup.activations,
                           .trained_scale = setup.trained_scales};
+  if (setup.kv_cache)
+    for (int64_t layer = 0; layer < config.layers; ++layer)
+      plan.kv_cache[attention_path(layer)] = *setup.kv_cache;
   return plan;
 }
 
@@ -193,10 +197,17 @@ const GoldenRun kInt8Run{"w8a8_kl_mistral", "mistral", true};
 const GoldenRun kClippingRun{"w8a8_kl_mistral", "mistral", true, golden::kClippingInt4};
 const GoldenRun kTrainedScalesRun{"w8a8_kl_mistral",     "mistral", true,
                                   golden::kClippingInt4, {},        true};
+constexpr QuantSpec kInt4Keys{.bits = 4,
+                              .per = Per::group,
+                              .group = 8,
+                              .range = Range::asymmetric,
+                              .rule = ScaleRule::min_max,
+                              .scale_type = ScaleType::f16};
+const GoldenRun kKvCacheRun{"w8a8_kl_mistral", "mistral", true, {}, {}, false, kInt4Keys};
 INSTANTIATE_TEST_SUITE_P(DTypes, SameBits,
                          testing::Combine(testing::Values(DType::f32, DType::bf16),
-                                          testing::Values(kInt8Run, kClippingRun,
-                                                          kTrainedScalesRun)));
+                                          testing::Values(kInt8Run, kClippingRun, kTrainedScalesRun,
+                                                          kKvCacheRun)));
 
 // Where nothing saturates, the gradient of a matrix on its grid is the master's, and LSQ's is known
 // from it.
@@ -299,8 +310,8 @@ INSTANTIATE_TEST_SUITE_P(Grids, Fuse,
 
 // The second micro-batch reads the weights that the prologue quantized before the first.
 TEST(Accumulation, TwoMicroBatchesEqualOneBatch) {
-  for (const GoldenRun setup : {GoldenRun{"plain"}, GoldenRun{"w8a8", nullptr, true},
-                                GoldenRun{"w8a8", nullptr, true, golden::kClippingInt4}}) {
+  for (const GoldenRun& setup : {GoldenRun{"plain"}, GoldenRun{"w8a8", nullptr, true},
+                                 GoldenRun{"w8a8", nullptr, true, golden::kClippingInt4}}) {
     const Outcome one = train(setup, {.micro_batch = 2}), two = train(setup, {.micro_batch = 1});
     EXPECT_NEAR(two.losses[0], one.losses[0], 1e-6 * one.losses[0]);
     for (const auto& [name, gradient] : one.gradients)

@@ -110,6 +110,25 @@ const BadCase kTrainedScales[] = {
 INSTANTIATE_TEST_SUITE_P(TrainedScales, BadRecipe, testing::ValuesIn(kTrainedScales),
                          [](const auto& info) { return std::string(info.param.name); });
 
+const BadCase kKvCache[] = {
+    {"bits", "quantize: {kv_cache: {bits: 5}}\n", "r.yaml:5: quantize.kv_cache.bits: ", "4 or 8"},
+    {"type", "quantize: {kv_cache: q5_0}\n", "r.yaml:5: quantize.kv_cache.type: ", "q4_0"},
+    {"group_of_none", "quantize: {kv_cache: {group: 32}}\n",
+     "r.yaml:5: quantize.kv_cache.group: ", "type not none"},
+    {"group_of_tokens", "quantize: {kv_cache: {type: q8_0, per: token, group: 32}}\n",
+     "r.yaml:5: quantize.kv_cache.group: ", "quantize.kv_cache.per is group"},
+    {"no_group", "quantize: {kv_cache: {type: int8, per: group}}\n",
+     "r.yaml:5: quantize.kv_cache.per: ", "quantize.kv_cache.group beside group"},
+    {"negative_scale", "quantize: {kv_cache: {type: q8_0, scale: signed_max}}\n",
+     "r.yaml:5: quantize.kv_cache.scale: ", "range: full with signed_max"},
+    {"amax_of_zero_points", "quantize: {kv_cache: {type: int4, scale: amax}}\n",
+     "r.yaml:5: quantize.kv_cache.scale: ", "min_max or mse"},
+    {"range_of_zero_points", "quantize: {kv_cache: {type: int4, range: full}}\n",
+     "r.yaml:5: quantize.kv_cache.range: ", "symmetric is true"},
+};
+INSTANTIATE_TEST_SUITE_P(KvCache, BadRecipe, testing::ValuesIn(kKvCache),
+                         [](const auto& info) { return std::string(info.param.name); });
+
 TEST(RefusedRecipe, TrainedScalesNeedALearningRate) {
   const std::string start = "model: m\nout: o\ndata: {train: t}\ntrain: {steps: 1, ";
   EXPECT_NE(refusal_of(start + "learning_rate: 0}\nquantize: {preset: w4a8, weights: {rounding: "

@@ -236,5 +236,34 @@ TEST(Recipe, EveryShippedRecipeReadsAndReadsBack) {
   EXPECT_GE(count, 4);
 }
 
+// llama.cpp's types give every field; bits alone stand for a type.
+TEST(KvCache, TypesFillTheirFields) {
+  const auto kv_of = [](const std::string& kv) {
+    const Recipe recipe = parse_recipe(
+        "model: m\nout: o\ntrain: {steps: 0}\nquantize: {kv_cache: " + kv + "}\n", "r.yaml");
+    const Recipe again = parse_recipe(to_yaml(recipe), "again");
+    EXPECT_EQ(recipe_hash(again), recipe_hash(recipe));
+    EXPECT_EQ(again.quantize.kv_cache.spec(64), recipe.quantize.kv_cache.spec(64));
+    return recipe.quantize.kv_cache.spec(64);
+  };
+  const QuantSpec q8_0{
+      .per = Per::group, .group = 32, .scale_type = ScaleType::f16, .division = Division::exact};
+  EXPECT_EQ(kv_of("q8_0"), q8_0);
+  QuantSpec q4_0 = q8_0;
+  q4_0.bits = 4;
+  q4_0.range = Range::full;
+  q4_0.rule = ScaleRule::signed_max;
+  EXPECT_EQ(kv_of("q4_0"), q4_0);
+  EXPECT_EQ(kv_of("{bits: 8}"), kv_of("int8"));
+  EXPECT_EQ(kv_of("{bits: 4}"), kv_of("int4"));
+  EXPECT_EQ(kv_of("int8").group, 64) << "a head";
+  EXPECT_EQ(kv_of("{bits: 8, per: token}").per, Per::row);
+  EXPECT_EQ(kv_of("{type: int4, group: 16}").group, 16);
+  const QuantSpec asymmetric = kv_of("{bits: 8, symmetric: off}");
+  EXPECT_EQ(asymmetric.range, Range::asymmetric);
+  EXPECT_EQ(asymmetric.rule, ScaleRule::min_max);
+  EXPECT_EQ(kv_of("{type: int4, symmetric: on, range: full, scale: mse}").rule, ScaleRule::mse);
+}
+
 }  // namespace
 }  // namespace qat::recipe

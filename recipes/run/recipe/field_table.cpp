@@ -162,6 +162,19 @@ const FieldCondition kAsymmetricWeights = {
     "quantize.weights.symmetric is false and quantize.weights.bits a number",
     {"quantize.weights.bits", "quantize.weights.symmetric", "quantize.preset"},
     [](const Recipe& r) { return r.quantize.weights.bits && !r.quantize.weights.symmetric; }};
+const FieldCondition kKvCache = {"quantize.kv_cache.type is not none",
+                                 {"quantize.kv_cache.type"},
+                                 [](const Recipe& r) { return r.quantize.kv_cache.any(); }};
+const FieldCondition kKvGroup = {
+    "quantize.kv_cache.per is group and quantize.kv_cache.type not none",
+    {"quantize.kv_cache.per", "quantize.kv_cache.type"},
+    [](const Recipe& r) {
+      return r.quantize.kv_cache.any() && r.quantize.kv_cache.per == KvPer::group;
+    }};
+const FieldCondition kSymmetricKv = {
+    "quantize.kv_cache.symmetric is true and quantize.kv_cache.type not none",
+    {"quantize.kv_cache.symmetric", "quantize.kv_cache.type"},
+    [](const Recipe& r) { return r.quantize.kv_cache.any() && r.quantize.kv_cache.symmetric; }};
 const FieldCondition kPercentile = {
     "quantize.calibrate.range is percentile", {"quantize.calibrate.range"}, [](const Recipe& r) {
       return r.quantize.calibrate.range == CalibrationRange::percentile;
@@ -394,6 +407,35 @@ void add_quantize_rows(std::vector<Field>& rows) {
                          "What values are divided by: the scale as stored, or exact, before it "
                          "is rounded to scale_type (what ggml does).",
                          {.when = kActivations, .default_note = preset}));
+
+  const std::string type = "the type's";
+  rows.push_back(QAT_ROW(
+      quantize.kv_cache.type, word(), Matters::yes,
+      "How keys (after RoPE) and values are cached, in training too: q8_0 and q4_0 as llama.cpp's "
+      "--cache-type-k and -v; int8 with a scale for each head of a token; int4 with zero points in "
+      "groups of 32. The keys below change single fields of it.",
+      {.nicknames = {"kv_cache_dtype", "kv_cache_scheme", "cache_type"}}));
+  rows.push_back(QAT_ROW(quantize.kv_cache.bits, one_of({4, 8}), Matters::yes,
+                         "Bits of a cached code; alone it stands for the type int8 or int4.",
+                         {.when = kKvCache, .default_note = type}));
+  rows.push_back(QAT_ROW(quantize.kv_cache.per, word(), Matters::yes,
+                         "What shares a scale: a token, a head of it, a group within.",
+                         {.when = kKvCache, .default_note = "the type's; group if group is set"}));
+  rows.push_back(QAT_ROW(quantize.kv_cache.group, whole(2, kWide), Matters::yes,
+                         "Values a group; must divide the keys of a token.",
+                         {.when = kKvGroup, .default_note = type}));
+  rows.push_back(QAT_ROW(quantize.kv_cache.symmetric, toggle(), Matters::yes,
+                         "Zero point 0; off: a zero point a scale.",
+                         {.when = kKvCache, .default_note = type, .nicknames = {"sym"}}));
+  rows.push_back(QAT_ROW(quantize.kv_cache.range, word(), Matters::yes,
+                         "As quantize.weights.range.",
+                         {.when = kSymmetricKv, .default_note = type}));
+  rows.push_back(
+      QAT_ROW(quantize.kv_cache.scale, word(), Matters::yes, "As quantize.weights.scale.",
+              {.when = kKvCache, .default_note = "the type's; min_max if symmetric is off"}));
+  rows.push_back(QAT_ROW(quantize.kv_cache.scale_type, word(), Matters::yes,
+                         "Type the scales are cached in.",
+                         {.when = kKvCache, .default_note = type}));
 
   rows.push_back(QAT_ROW(quantize.include, text(), Matters::yes,
                          "Matrices to quantize: names or patterns with * and ?.",
@@ -684,6 +726,7 @@ const std::vector<Section>& recipe_sections() {
       {"quantize.weights", "quantize.weights.bits", "The grid of the weights."},
       {"quantize.activations", "quantize.activations.bits",
        "The grid of the inputs of quantized matrices."},
+      {"quantize.kv_cache", "quantize.kv_cache.type", "The grid of cached keys and values."},
       {"quantize.calibrate", "quantize.calibrate.samples",
        "Ranges measured on data before training."},
       {"quantize.smooth", "quantize.smooth.alpha",

@@ -36,4 +36,36 @@ QuantSpec ActivationQuant::spec() const {
   return spec;
 }
 
+QuantSpec KvCacheQuant::spec(int64_t head_dim) const {
+  QuantSpec spec;
+  spec.bits = int(bits);
+  spec.per = per == KvPer::token ? Per::row : Per::group;
+  spec.group = per == KvPer::head ? int(head_dim) : per == KvPer::group ? int(group) : 0;
+  // As ggml quantizes what it caches.
+  if (type == KvType::q8_0 || type == KvType::q4_0) spec.division = Division::exact;
+  spec.range = range_of(symmetric, range);
+  spec.rule = scale;
+  spec.scale_type = scale_type;
+  return spec;
+}
+
+KvCacheQuant kv_cache_of(KvType type) {
+  KvCacheQuant kv;
+  kv.type = type;
+  if (type == KvType::q4_0 || type == KvType::int4) kv.bits = 4;
+  if (type == KvType::q8_0 || type == KvType::q4_0 || type == KvType::int4) {
+    kv.per = KvPer::group;
+    kv.group = 32;
+  }
+  if (type == KvType::q4_0) {
+    kv.range = SymmetricRange::full;
+    kv.scale = ScaleRule::signed_max;
+  }
+  if (type == KvType::int4) {
+    kv.symmetric = false;
+    kv.scale = ScaleRule::min_max;
+  }
+  return kv;
+}
+
 }  // namespace qat::recipe

@@ -18,6 +18,8 @@ enum class DataFormat { by_extension, text, prompt_completion, messages };
 enum class Rounding { nearest, ggml, lsq };
 enum class ScaleInit { rule, lsq };
 enum class ActivationPer { token, tensor, group };
+enum class KvType { none, q8_0, q4_0, int8, int4 };
+enum class KvPer { token, head, group };
 enum class Offset { zero_point, minimum };
 enum class TableGrid { none, q8_0 };
 enum class SymmetricRange { strict, full };
@@ -152,6 +154,24 @@ struct ActivationQuant {
   QuantSpec spec() const;
 };
 
+/// How keys (after RoPE) and values are kept; spec() is meaningful unless type is none.
+struct KvCacheQuant {
+  KvType type = KvType::none;  ///< gives the others their values
+  int64_t bits = 8;            ///< 8 or 4
+  KvPer per = KvPer::head;
+  int64_t group = 0;
+  bool symmetric = true;
+  SymmetricRange range = SymmetricRange::strict;
+  ScaleRule scale = ScaleRule::amax;
+  ScaleType scale_type = ScaleType::f16;
+
+  bool any() const { return type != KvType::none; }
+  QuantSpec spec(int64_t head_dim) const;
+};
+/// The grid of a type: llama.cpp's q8_0 and q4_0, int8 a head, int4 with zero points in groups
+/// of 32.
+KvCacheQuant kv_cache_of(KvType type);
+
 struct CalibrateOptions {
   int64_t samples = 128;  ///< sequences of data.train
   CalibrationRange range = CalibrationRange::min_max;
@@ -183,6 +203,7 @@ struct QuantizeOptions {
   std::string preset = "none";
   WeightQuant weights;
   ActivationQuant activations;
+  KvCacheQuant kv_cache;
   std::vector<std::string> include = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
                                       "gate_proj", "up_proj", "down_proj"};
   std::vector<std::string> exclude;
@@ -193,8 +214,10 @@ struct QuantizeOptions {
   SolverOptions solver;
 
   bool solved() const { return weights.bits && solver.kind != SolverKind::rtn; }
+  /// Whether weights or what they multiply are on a grid.
+  bool matrices() const { return weights.bits || activations.bits || tables(); }
   bool tables() const { return embeddings != TableGrid::none || head != TableGrid::none; }
-  bool any() const { return weights.bits || activations.bits || tables(); }
+  bool any() const { return matrices() || kv_cache.any(); }
 };
 
 /// A frozen model and the adapters that are trained on it.

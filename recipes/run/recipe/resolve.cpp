@@ -95,6 +95,15 @@ void fill_quantize(Recipe& recipe, const Sources& sources) {
     activations.scale = ScaleRule::no_clip;
 }
 
+void fill_kv_cache(KvCacheQuant& kv, const Sources& sources) {
+  const std::string key = "quantize.kv_cache.";
+  if (sources.by_hand(key + "group") && !sources.by_hand(key + "per")) kv.per = KvPer::group;
+  if (kv.per != KvPer::group && !sources.by_hand(key + "group")) kv.group = 0;
+  const bool searched = kv.scale == ScaleRule::mse;
+  if (!sources.by_hand(key + "scale") && !kv.symmetric && !searched) kv.scale = ScaleRule::min_max;
+  if (kv.symmetric && kv.scale == ScaleRule::min_max) kv.scale = ScaleRule::no_clip;
+}
+
 void fill_scratch(ModelOptions& model, const Sources& sources) {
   if (!model.scratch()) return;
   if (!sources.by_hand("model.num_key_value_heads"))
@@ -112,6 +121,7 @@ void fill_scratch(ModelOptions& model, const Sources& sources) {
 void fill(Recipe& recipe, Sources& sources) {
   const Recipe defaults;
   fill_quantize(recipe, sources);
+  fill_kv_cache(recipe.quantize.kv_cache, sources);
   fill_scratch(recipe.model, sources);
 
   DistillOptions& distill = recipe.distill;
@@ -244,6 +254,13 @@ void check_quantize(const Recipe& recipe, const Sources& sources) {
       refuse_together(sources, "quantize.activations.per",
                       "quantize.activations.group beside group", "no group",
                       "set quantize.activations.group, for example to 32");
+  }
+  const KvCacheQuant& kv = recipe.quantize.kv_cache;
+  if (kv.any()) {
+    check_scale_rule({"quantize.kv_cache", kv.range, kv.scale, kv.bits}, kv.symmetric, sources);
+    if (kv.per == KvPer::group && kv.group == 0)
+      refuse_together(sources, "quantize.kv_cache.per", "quantize.kv_cache.group beside group",
+                      "no group", "set quantize.kv_cache.group, for example to 32");
   }
   if (recipe.quantize.any() && recipe.quantize.include.empty())
     refuse_together(sources, "quantize.include", "at least one matrix to quantize", "an empty list",
@@ -496,6 +513,12 @@ Recipe resolve(const Assignments& written, const std::string& name) {
   };
   read("quantize.preset");
   apply_preset(preset_named(recipe.quantize.preset), recipe.quantize);
+  KvCacheQuant& kv = recipe.quantize.kv_cache;
+  read("quantize.kv_cache.type");
+  read("quantize.kv_cache.bits");
+  if (written.contains("quantize.kv_cache.bits") && !written.contains("quantize.kv_cache.type"))
+    kv.type = kv.bits == 4 ? KvType::int4 : KvType::int8;
+  kv = kv_cache_of(kv.type);
   for (const auto& field : recipe_fields()) read(field.key);
 
   Sources sources(written, name);
