@@ -39,6 +39,43 @@ QAT_HOST_DEVICE float round_even(float value) {
   return (bounded + kShift) - kShift;
 }
 
+/// The largest float8_e4m3fn.
+constexpr float kLargestE4m3 = 448.0f;
+/// What is larger would round to more than that.
+constexpr float kEndE4m3 = 464.0f;
+
+/// The nearest float8_e4m3fn, half to even, saturating; NaN and the sign stay.
+QAT_HOST_DEVICE float round_e4m3(float value) {
+  if (is_nan(value)) return value;
+  const float size = smaller(magnitude(value), kLargestE4m3);
+  const uint32_t bits = bits_of(size);
+  const float normal = float_of((bits + 0x7FFFFu + ((bits >> 20) & 1u)) >> 20 << 20);
+  // Below 2^-6 the steps are 2^-9: adding 2^14 leaves them.
+  const float rounded = size < 0x1p-6f ? (size + 0x1p14f) - 0x1p14f : normal;
+  return float_of(bits_of(rounded) | (bits_of(value) & 0x80000000u));
+}
+/// The bits of round_e4m3; NaN is 0x7F.
+QAT_HOST_DEVICE uint8_t e4m3_code(float value) {
+  if (is_nan(value)) return 0x7Fu;
+  const float rounded = round_e4m3(value);
+  const uint32_t sign = (bits_of(rounded) >> 24) & 0x80u;
+  const float size = magnitude(rounded);
+  if (size < 0x1p-6f) return uint8_t(sign | uint32_t(size * 512.0f));
+  return uint8_t(sign | ((bits_of(size) >> 20) - (120u << 3)));
+}
+/// The value of such bits.
+QAT_HOST_DEVICE float e4m3_value(uint8_t code) {
+  const uint32_t sign = uint32_t(code & 0x80u) << 24, size = code & 0x7Fu;
+  if (size == 0x7Fu) return float_of(0x7FC00000u);
+  if (size < 8u) return float_of(bits_of(float(size) * 0x1p-9f) | sign);
+  return float_of(((size + (120u << 3)) << 20) | sign);
+}
+
+/// The number that a code stands for before its scale.
+QAT_HOST_DEVICE float number_of(const QuantSpec& spec, int8_t code) {
+  return spec.form == Form::e4m3 ? e4m3_value(uint8_t(code)) : float(code);
+}
+
 /// What a scale maps values to and from: value = (code - zero) * scale + minimum.
 struct Grid {
   float scale;
@@ -160,6 +197,7 @@ QAT_HOST_DEVICE float stored_minimum(float minimum, ScaleType type) {
 /// min_max and mse only, one with a minimum min_max only, min_max of a symmetric range is no_clip,
 /// and only the full range has an end that is worth a negative scale.
 QAT_HOST_DEVICE ScaleRule effective_rule(const QuantSpec& spec) {
+  if (spec.form == Form::e4m3) return ScaleRule::amax;
   if (spec.has_minimum()) return ScaleRule::min_max;
   const bool searched = spec.rule == ScaleRule::mse || spec.rule == ScaleRule::mse_signed;
   if (!spec.symmetric()) return searched ? ScaleRule::mse : ScaleRule::min_max;
@@ -187,6 +225,7 @@ QAT_HOST_DEVICE bool takes_negative_scale(ScaleRule rule, Extent extent) {
 QAT_HOST_DEVICE float raw_scale(const QuantSpec& spec, Extent extent, float peak) {
   const float low = float(spec.qmin()), high = float(spec.qmax());
   const Extent finite = finite_extent(extent);
+  if (spec.form == Form::e4m3) return amax_of(finite) / kLargestE4m3;
   const ScaleRule rule = effective_rule(spec);
   switch (rule) {
     case ScaleRule::amax:

@@ -53,6 +53,18 @@ enum class Division : uint8_t {
   exact    ///< the scale before it was rounded: what ggml does to activations (quantize_row_q8_0)
 };
 
+/// What a code is, and what its scale is made of.
+enum class Form : uint8_t {
+  integer,  ///< an integer; each scale (and minimum) is a number of its own
+  e4m3,     ///< the bits of a float8_e4m3fn (8 bits, up to 448); each scale is a number of its own
+  q4_k,     ///< an integer; of 8 groups of 32, scales and minima are 6-bit multiples of two f16
+            ///< numbers
+  q6_k      ///< an integer; of 16 groups of 16, scales are 8-bit multiples of one f16 number
+};
+
+/// Elements of a row whose scales hang together (Form::q4_k, q6_k).
+inline constexpr int kSuperBlock = 256;
+
 struct QuantSpec {
   int bits = 8;  ///< 2..8
   Per per = Per::row;
@@ -61,11 +73,19 @@ struct QuantSpec {
   ScaleRule rule = ScaleRule::amax;
   ScaleType scale_type = ScaleType::f32;
   Division division = Division::stored;  ///< a searched or given scale is always the stored one
+  Form form = Form::integer;
 
   QAT_HOST_DEVICE int qmin() const { return range == Range::strict ? -qmax() : -(1 << (bits - 1)); }
   QAT_HOST_DEVICE int qmax() const { return (1 << (bits - 1)) - 1; }
   QAT_HOST_DEVICE bool symmetric() const { return range == Range::strict || range == Range::full; }
   QAT_HOST_DEVICE bool has_minimum() const { return range == Range::minimum; }
+  /// Scales are chosen for kSuperBlock elements together, by least squared error.
+  QAT_HOST_DEVICE bool in_super_blocks() const { return form == Form::q4_k || form == Form::q6_k; }
+  /// Elements that one choice of scales takes together, of a row of `cols`; a row is a multiple.
+  QAT_HOST_DEVICE int64_t unit(int64_t cols) const {
+    if (in_super_blocks()) return kSuperBlock;
+    return per == Per::group ? group : cols;
+  }
   /// Scales in one row of `cols` elements (Per::tensor counts 1 for the whole tensor).
   QAT_HOST_DEVICE int64_t groups(int64_t cols) const {
     return per == Per::group ? cols / group : 1;
@@ -78,6 +98,7 @@ struct QuantSpec {
   /// divided by; the zero point of an asymmetric range (or the minimum) is rounded on its own and
   /// may push an end over the edge; mse clips on purpose.
   QAT_HOST_DEVICE bool can_clip() const {
+    if (in_super_blocks()) return true;
     if (!symmetric() || rule == ScaleRule::mse || rule == ScaleRule::mse_signed) return true;
     const bool coarse = scale_type == ScaleType::f16 || scale_type == ScaleType::portable;
     if (coarse && division == Division::stored) return true;
@@ -86,5 +107,22 @@ struct QuantSpec {
   }
   friend bool operator==(const QuantSpec&, const QuantSpec&) = default;
 };
+
+/// The grids of ggml's Q4_K and Q6_K, whose rows are multiples of kSuperBlock.
+QAT_HOST_DEVICE QuantSpec q4_k_grid() {
+  return {
+      4,         Per::group, 32, Range::minimum, ScaleRule::mse, ScaleType::f16, Division::stored,
+      Form::q4_k};
+}
+QAT_HOST_DEVICE QuantSpec q6_k_grid() {
+  return {6,
+          Per::group,
+          16,
+          Range::full,
+          ScaleRule::mse_signed,
+          ScaleType::f16,
+          Division::stored,
+          Form::q6_k};
+}
 
 }  // namespace qat

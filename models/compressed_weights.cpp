@@ -99,7 +99,8 @@ class ConfigReader {
     // Bits and symmetry.
     QuantSpec codes() const {
       if (!json.is_object()) refuse("{}: quantization_config.{} is not an object", file, key);
-      if (value("type", "int") != "int") wrong("type");
+      const Json type = value("type", "int");
+      if (type != "int" && type != "float") wrong("type");
       if (json.contains("actorder") && json["actorder"] != nullptr) wrong("actorder");
       const Json bits = value("num_bits", 8u), symmetric = value("symmetric", true);
       if (!bits.is_number_unsigned() || bits < 2u || bits > 8u) wrong("num_bits");
@@ -107,6 +108,11 @@ class ConfigReader {
       QuantSpec spec;
       spec.bits = bits.get<int>();
       spec.range = symmetric.get<bool>() ? Range::full : Range::asymmetric;
+      if (type == "int") return spec;
+      if (bits != 8u) wrong("num_bits", " beside type float; 8 is");
+      if (!spec.symmetric()) wrong("symmetric", " beside type float; true is");
+      spec.form = Form::e4m3;
+      spec.range = Range::strict;
       return spec;
     }
   };
@@ -132,6 +138,7 @@ class ConfigReader {
 
   // What vLLM computes (scaled_quant.cu): dynamic, max|x| / 127 a token and codes down to -127,
   // or (max - min) / 255 with a zero point; static, the stored scale, saturating to -128..127.
+  // float8: max|x| / 448 a token, or the stored scale, saturating to 448.
   static void take_activations(const Arguments& args, LinearQuant& quant) {
     QuantSpec spec = args.codes();
     const Json dynamic = args.value("dynamic", false), strategy = args.value("strategy", Json());
@@ -224,6 +231,9 @@ void CompressedWeights::add_module(const std::string& name, const QuantSpec& spe
   const std::string& file = parts_.file();
   Module module{spec, {}, parts_.find(name + ".weight_packed") != nullptr};
   if (module.packed) {
+    if (spec.form == Form::e4m3)
+      refuse("{}: {} has packed float codes; float8 is read as one byte a code", file,
+             printable(name));
     if (!packs(spec.bits))
       refuse("{}: {} has packed codes of {} bits; 2, 4 and 8 are read", file, printable(name),
              spec.bits);
@@ -245,7 +255,8 @@ void CompressedWeights::add_module(const std::string& name, const QuantSpec& spe
     if (weight.shape.rank() != 2)
       refuse("{}: tensor {}.weight has {} dimensions", file, printable(name), weight.shape.rank());
     module.shape = weight.shape;
-    parts_.expect(name + ".weight", module.shape, {StoredType::i8});
+    parts_.expect(name + ".weight", module.shape,
+                  {spec.form == Form::e4m3 ? StoredType::f8_e4m3 : StoredType::i8});
   }
   const int64_t N = module.shape[0], K = module.shape[1];
   if (spec.per == Per::group && K % spec.group != 0)

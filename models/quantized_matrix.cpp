@@ -29,6 +29,10 @@ void check_matrix(const QuantizedMatrix& m, const std::string& name) {
   }
   // Symmetric codes may use the whole range whatever the trained one was.
   const int low = -(1 << (spec.bits - 1)), high = spec.qmax();
+  if (spec.form == Form::e4m3)
+    for (size_t i = 0; i < count; ++i)
+      if (is_nan(number_of(spec, m.codes[i])))
+        refuse("{}: code {} at element {} is not a number", name, int(uint8_t(m.codes[i])), i);
   for (size_t i = 0; i < count; ++i)
     if (m.codes[i] < low || m.codes[i] > high)
       refuse("{}: code {} at element {}, {} bits hold {} to {}", name, int(m.codes[i]), i,
@@ -63,7 +67,7 @@ void dequantize(const QuantizedMatrix& m, float* out) {
       const size_t at = m.scale_index(row, begin);
       const Grid grid = stored_grid(m.spec, m.scales[at], m.zeros.empty() ? 0.0f : m.zeros[at]);
       for (int64_t i = row * columns + begin; i < row * columns + begin + group; ++i)
-        out[i] = value_of(float(m.codes[size_t(i)]), grid);
+        out[i] = value_of(number_of(m.spec, m.codes[size_t(i)]), grid);
     }
 }
 

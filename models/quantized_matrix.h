@@ -12,8 +12,8 @@
 namespace qat {
 
 /// value[n, k] = (codes[n, k] - zeros[n, g]) * scales[n, g], g the group of column k; with a
-/// minimum (codes[n, k] - qmin) * scales[n, g] + zeros[n, g]. The rule and the scale type of `spec`
-/// do not matter here.
+/// minimum (codes[n, k] - qmin) * scales[n, g] + zeros[n, g]. Codes of Form::e4m3 stand for the
+/// number whose bits they are. The rule and the scale type of `spec` do not matter here.
 struct QuantizedMatrix {
   QuantSpec spec;
   Shape shape;                ///< [rows, columns]

@@ -30,6 +30,12 @@ std::optional<QuantSpec> weight_grid(GgufType type) {
       return blocks(4, 32, Range::full, ScaleRule::signed_max, ScaleType::f16);
     case GgufType::q4_1:
       return blocks(4, 32, Range::minimum, ScaleRule::min_max, ScaleType::f16);
+    case GgufType::q5_0:
+      return blocks(5, 32, Range::full, ScaleRule::signed_max, ScaleType::f16);
+    case GgufType::q4_k:
+      return q4_k_grid();
+    case GgufType::q6_k:
+      return q6_k_grid();
     default:
       return std::nullopt;
   }
@@ -99,22 +105,23 @@ class GgufSource : public ModelSource {
       return ModelSource::read_codes(name);
     const GgufTensor& tensor = *at->second;
     const auto type = GgufType(tensor.type);
+    const CodeLayout layout = code_layout(type);
     const int64_t rows = tensor.shape.rows(), columns = tensor.shape.cols();
-    const int64_t count = columns / kCodeBlock, bytes = gguf_block(tensor.type)->bytes;
+    const int64_t count = columns / layout.elements, bytes = gguf_block(tensor.type)->bytes;
+    const int64_t groups = columns / layout.group;
     QuantizedMatrix m;
     m.spec = *weight_grid(type);
     m.shape = tensor.shape;
     m.codes.resize(size_t(rows * columns));
-    m.scales.resize(size_t(rows * count));
-    if (m.spec.has_minimum()) m.zeros.resize(m.scales.size());
+    m.scales.resize(size_t(rows * groups));
+    if (layout.minimum) m.zeros.resize(m.scales.size());
     const std::byte* from = file_->data(tensor);
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t to = permuted_ && is_rotated(name) ? rotated_row(row, config_.head_dim) : row;
       for (int64_t b = 0; b < count; ++b, from += bytes) {
-        const CodeBlock block = unpack_block(type, from);
-        std::copy_n(block.codes, kCodeBlock, m.codes.data() + to * columns + b * kCodeBlock);
-        m.scales[size_t(to * count + b)] = block.scale;
-        if (m.spec.has_minimum()) m.zeros[size_t(to * count + b)] = block.minimum;
+        const int64_t group = to * groups + b * layout.groups();
+        unpack_block(type, from, m.codes.data() + to * columns + b * layout.elements,
+                     m.scales.data() + group, layout.minimum ? m.zeros.data() + group : nullptr);
       }
     }
     check_matrix(m, path() + ": " + name);

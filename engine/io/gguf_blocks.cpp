@@ -90,23 +90,12 @@ void decode_q5_1(const std::byte* from, float* out) {
   }
 }
 
-// Sub-block j's 6-bit scale and minimum out of the 12 packed bytes of Q4_K and Q5_K.
-struct ScaleMin {
-  float scale, min;
-};
-ScaleMin scale_min(const std::byte* s, int j) {
-  if (j < 4) return {float(byte_at(s, j) & 63), float(byte_at(s, j + 4) & 63)};
-  const int scale = (byte_at(s, j + 4) & 15) | ((byte_at(s, j - 4) >> 6) << 4);
-  const int min = (byte_at(s, j + 4) >> 4) | ((byte_at(s, j) >> 6) << 4);
-  return {float(scale), float(min)};
-}
-
 void decode_q4_k(const std::byte* from, float* out) {
   const float d = half_at(from, 0), dmin = half_at(from, 2);
   const std::byte* nibbles = from + 16;
   for (int j = 0; j < 8; ++j) {
-    const ScaleMin s = scale_min(from + 4, j);
-    const float scale = d * s.scale, min = dmin * s.min;
+    const KScaleMinimum s = k_scale_minimum(from + 4, j);
+    const float scale = d * float(s.scale), min = dmin * float(s.minimum);
     for (int l = 0; l < 32; ++l) {
       const int pair = byte_at(nibbles, 32 * (j / 2) + l);
       out[32 * j + l] = scale * float(j % 2 ? pair >> 4 : pair & 15) - min;
@@ -118,8 +107,8 @@ void decode_q5_k(const std::byte* from, float* out) {
   const float d = half_at(from, 0), dmin = half_at(from, 2);
   const std::byte *high = from + 16, *nibbles = from + 48;
   for (int j = 0; j < 8; ++j) {
-    const ScaleMin s = scale_min(from + 4, j);
-    const float scale = d * s.scale, min = dmin * s.min;
+    const KScaleMinimum s = k_scale_minimum(from + 4, j);
+    const float scale = d * float(s.scale), min = dmin * float(s.minimum);
     for (int l = 0; l < 32; ++l) {
       const int pair = byte_at(nibbles, 32 * (j / 2) + l);
       const int code = (j % 2 ? pair >> 4 : pair & 15) | ((byte_at(high, l) >> j) & 1) << 4;
@@ -143,6 +132,12 @@ void decode_q6_k(const std::byte* from, float* out) {
 }
 
 }  // namespace
+
+KScaleMinimum k_scale_minimum(const std::byte* s, int j) {
+  if (j < 4) return {byte_at(s, j) & 63, byte_at(s, j + 4) & 63};
+  return {(byte_at(s, j + 4) & 15) | ((byte_at(s, j - 4) >> 6) << 4),
+          (byte_at(s, j + 4) >> 4) | ((byte_at(s, j) >> 6) << 4)};
+}
 
 const GgufBlock* gguf_block(uint32_t type) {
   for (const Row& row : kBlocks)

@@ -36,6 +36,12 @@ const GgufBlock* gguf_block(uint32_t type);
 /// "Q4_1 (3)" for messages, "type 99" when unknown.
 std::string gguf_type_name(uint32_t type);
 
+/// Sub-block j's 6-bit scale and minimum out of the 12 packed bytes of Q4_K and Q5_K.
+struct KScaleMinimum {
+  int scale, minimum;
+};
+KScaleMinimum k_scale_minimum(const std::byte* packed, int j);
+
 /// Decodes `blocks` consecutive blocks of a decodable type into blocks * elements floats.
 void decode_blocks(GgufType type, const std::byte* from, int64_t blocks, float* out);
 

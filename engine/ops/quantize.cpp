@@ -139,8 +139,9 @@ const Op kTrainedScale{.name = "trained_scale",
                        .cost = Cost::cheap};
 
 void check_spec(Builder& b, Id x, const QuantSpec& spec) {
-  b.check(spec.per != Per::group || (spec.group > 0 && b.value(x).shape.cols() % spec.group == 0),
-          "quantize", "the group must divide the row");
+  const int64_t cols = b.value(x).shape.cols();
+  b.check(spec.per != Per::group || (spec.group > 0 && cols % spec.unit(cols) == 0), "quantize",
+          "the group (or the super-block of groups) must divide the row");
 }
 
 }  // namespace

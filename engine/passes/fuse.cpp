@@ -9,6 +9,7 @@ namespace qat {
 namespace {
 
 bool fits_int8(const QuantSpec& activation, const QuantSpec& weight, GroupScales groups) {
+  if (activation.form == Form::e4m3 || weight.form == Form::e4m3) return false;
   if (!activation.symmetric() || !weight.symmetric()) return false;
   if (activation.bits > 8 || weight.bits > 8) return false;
   if (activation.per == Per::row && weight.per == Per::row) return true;

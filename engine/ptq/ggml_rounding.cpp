@@ -49,8 +49,8 @@ void snap_q4_1(float* x) {
 }  // namespace
 
 bool ggml_knows(const QuantSpec& spec) {
-  const bool blocks =
-      spec.per == Per::group && spec.group == int(kBlock) && spec.scale_type == ScaleType::f16;
+  const bool blocks = spec.form == Form::integer && spec.per == Per::group &&
+                      spec.group == int(kBlock) && spec.scale_type == ScaleType::f16;
   const bool q8_0 = spec.bits == 8 && spec.range == Range::strict && spec.rule == ScaleRule::amax;
   const bool q4_0 =
       spec.bits == 4 && spec.range == Range::full && spec.rule == ScaleRule::signed_max;

@@ -14,19 +14,28 @@
 namespace qat {
 namespace {
 
+bool is_float(const ExportTensor& tensor) {
+  return tensor.quant.weight->form == Form::e4m3;
+}
+
 bool is_packed(const ExportTensor& tensor, CodeLayout layout) {
+  if (is_float(tensor)) return false;
   if (layout == CodeLayout::automatic) return !tensor.quant.activation;
   return layout == CodeLayout::packed;
 }
 
 const char* format_of(const ExportTensor& tensor, CodeLayout layout) {
+  if (is_float(tensor)) return "float-quantized";
   return is_packed(tensor, layout) ? "pack-quantized" : "int-quantized";
 }
 
 Json weight_arguments(const ExportTensor& tensor) {
   const QuantSpec& spec = *tensor.quant.weight;
+  if (spec.in_super_blocks())
+    refuse("compressed-tensors export: {}: super-blocks have no form there; a GGUF file holds them",
+           tensor.name);
   Json json = {{"num_bits", spec.bits},
-               {"type", "int"},
+               {"type", is_float(tensor) ? "float" : "int"},
                {"symmetric", spec.symmetric()},
                {"strategy", spec.per == Per::tensor ? "tensor"
                             : spec.per == Per::row  ? "channel"
@@ -53,7 +62,7 @@ Json activation_arguments(const ExportTensor& tensor) {
     internal_error("compressed-tensors export: {}: no scale for its static activation",
                    tensor.name);
   return {{"num_bits", spec.bits},
-          {"type", "int"},
+          {"type", spec.form == Form::e4m3 ? "float" : "int"},
           {"symmetric", spec.symmetric()},
           {"strategy", fixed ? "tensor" : "token"},
           {"dynamic", !fixed}};
@@ -145,7 +154,8 @@ std::vector<SafetensorsEntry> entries_of(const ExportTensor& tensor,
         {module + ".weight_packed", StoredType::i32, {N, packed_words(K, spec.bits)}});
     entries.push_back({module + ".weight_shape", StoredType::i64, {2}});
   } else {
-    entries.push_back({module + ".weight", StoredType::i8, {N, K}});
+    entries.push_back(
+        {module + ".weight", is_float(tensor) ? StoredType::f8_e4m3 : StoredType::i8, {N, K}});
   }
   entries.push_back({module + ".weight_scale", options.scale_type, grid});
   if (!spec.symmetric()) {

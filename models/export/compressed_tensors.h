@@ -1,5 +1,6 @@
 // Export to compressed-tensors (what vLLM, llm-compressor and transformers read): int-quantized
-// W8A8 and W4A8, pack-quantized W4A16, W8A16 and W4A8, with the codes that were trained.
+// W8A8 and W4A8, float-quantized FP8, pack-quantized W4A16, W8A16 and W4A8, with the codes that
+// were trained.
 #pragma once
 
 #include <string>
@@ -11,7 +12,7 @@ namespace qat {
 
 /// How codes lie in the file.
 enum class CodeLayout {
-  automatic,  ///< bytes where activations are quantized too, else packed
+  automatic,  ///< bytes where activations are quantized too or codes are float8, else packed
   bytes,      ///< "int-quantized": one int8 a code
   packed      ///< "pack-quantized": 32-bit words; 2, 4 or 8 bits
 };

@@ -27,11 +27,16 @@ constexpr const char* kDivisors = "rope_freqs.weight";
 
 // The block type that holds codes of a grid.
 GgufType code_type(const QuantSpec& spec) {
+  if (spec.form == Form::q4_k) return GgufType::q4_k;
+  if (spec.form == Form::q6_k) return GgufType::q6_k;
   if (spec.has_minimum()) return GgufType::q4_1;
+  if (spec.bits == 5) return GgufType::q5_0;
   return spec.bits <= 4 ? GgufType::q4_0 : GgufType::q8_0;
 }
 
 void check_grid(const std::string& name, const QuantSpec& spec, int64_t columns) {
+  if (spec.form == Form::e4m3)
+    refuse("gguf export: {}: no type there holds float8 codes; take a gguf preset", name);
   if (!spec.symmetric() && !spec.has_minimum())
     refuse(
         "gguf export: {}: its zero points have no form there; set quantize.weights.offset: minimum",
@@ -41,12 +46,13 @@ void check_grid(const std::string& name, const QuantSpec& spec, int64_t columns)
            name, spec.bits);
   if (spec.scale_type != ScaleType::f16 && spec.scale_type != ScaleType::portable)
     refuse("gguf export: {}: scales are stored as f16; set quantize.weights.scale_type: f16", name);
-  if (columns % kCodeBlock != 0 || (spec.per == Per::group && spec.group % kCodeBlock != 0))
+  const CodeLayout layout = code_layout(code_type(spec));
+  if (columns % layout.elements != 0 || (spec.per == Per::group && spec.group % layout.group != 0))
     refuse(
         "gguf export: {}: rows of {} (groups of {}) do not divide into blocks of {}; exclude it, "
         "or "
         "take a gguf or portable preset, which leave such matrices unquantized",
-        name, columns, spec.per == Per::group ? spec.group : columns, kCodeBlock);
+        name, columns, spec.per == Per::group ? spec.group : columns, layout.elements);
 }
 
 // How a file stores real numbers.
@@ -153,27 +159,27 @@ class Writer {
   void write_codes(const GgufEntry& entry, const ExportTensor& tensor, const GgufSink& sink) {
     const QuantizedMatrix m = model_.codes(tensor);
     check_matrix(m, "gguf export: " + tensor.name);
-    const int64_t rows = m.shape[0], columns = m.shape[1], blocks = columns / kCodeBlock;
+    const CodeLayout layout = code_layout(entry.type);
+    const int64_t rows = m.shape[0], columns = m.shape[1], blocks = columns / layout.elements;
     const int64_t bytes = gguf_block(uint32_t(entry.type))->bytes;
     std::vector<std::byte> line(size_t(blocks * bytes));
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t from = source_row(tensor, row);
       for (int64_t b = 0; b < blocks; ++b) {
-        CodeBlock block{};
-        std::copy_n(m.codes.data() + from * columns + b * kCodeBlock, kCodeBlock, block.codes);
-        const size_t at = m.scale_index(from, b * kCodeBlock);
-        block.scale = exact(m.scales[at], tensor);
-        if (m.spec.has_minimum()) block.minimum = exact(m.zeros[at], tensor);
-        pack_block(entry.type, block, line.data() + b * bytes);
+        const int64_t first = b * layout.elements;
+        float scales[kMostGroups] = {}, minima[kMostGroups] = {};
+        for (int64_t g = 0; g < layout.groups(); ++g) {
+          const size_t at = m.scale_index(from, first + g * layout.group);
+          scales[g] = m.scales[at];
+          if (m.spec.has_minimum()) minima[g] = m.zeros[at];
+        }
+        if (!pack_block(entry.type, m.codes.data() + from * columns + first, scales, minima,
+                        line.data() + b * bytes))
+          internal_error("gguf export: {}: {} cannot hold the scales of row {}", tensor.name,
+                         gguf_type_name(uint32_t(entry.type)), from);
       }
       sink(line.data(), line.size());
     }
-  }
-
-  static float exact(float value, const ExportTensor& tensor) {
-    if (to_float(to_float16(value)) != value)
-      internal_error("gguf export: {}: {} is not exact in f16", tensor.name, value);
-    return value;
   }
 
   void write_floats(const GgufEntry& entry, const ExportTensor& tensor, const GgufSink& sink) {

@@ -23,6 +23,12 @@ uint32_t file_type(GgufType type) {
       return 3;
     case GgufType::q8_0:
       return 7;
+    case GgufType::q5_0:
+      return 8;
+    case GgufType::q4_k:
+      return 14;  // "small": llama.cpp mixes larger types into the "medium" one
+    case GgufType::q6_k:
+      return 18;
     case GgufType::bf16:
       return 32;
     default:

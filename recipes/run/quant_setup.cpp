@@ -70,10 +70,11 @@ class FallbackNotes {
            const QuantSpec& taken) {
     auto& [text, count] = notes_[width];
     if (count++ > 0) return;
-    text = fmt::format("{}: {} columns do not divide into groups of {}; {} instead", path, width,
-                       wanted.group,
-                       taken.per == Per::group ? fmt::format("groups of {}", taken.group)
-                                               : fmt::format("int{} per channel", taken.bits));
+    text = fmt::format("{}: {} columns do not divide into {} of {}; {} instead", path, width,
+                       wanted.in_super_blocks() ? "super-blocks" : "groups", wanted.unit(width),
+                       wanted.in_super_blocks()  ? (taken.bits == 5 ? "Q5_0" : "Q8_0")
+                       : taken.per == Per::group ? fmt::format("groups of {}", taken.group)
+                                                 : fmt::format("int{} per channel", taken.bits));
   }
   std::vector<std::string> lines() const {
     std::vector<std::string> lines;
@@ -107,13 +108,14 @@ std::vector<std::string> chosen_linears(const recipe::QuantizeOptions& quantize,
   return chosen;
 }
 
-constexpr int64_t kBlock = 32;  // of Q8_0, Q4_0, Q4_1
+constexpr int64_t kBlock = 32;  // of Q8_0, Q5_0, Q4_0, Q4_1
 
 // A matrix that falls back to floating point keeps its input, too, as it is.
 bool falls_back_unquantized(const recipe::QuantizeOptions& quantize, int64_t width) {
   using Fallback = recipe::WeightQuant::Fallback;
-  return quantize.weights.bits && quantize.weights.fallback == Fallback::unquantized &&
-         !quantize.weights.group_by_hand && width % kBlock != 0;
+  const bool blocks = quantize.weights.fallback == Fallback::unquantized ||
+                      quantize.weights.fallback == Fallback::ggml;
+  return quantize.weights.bits && blocks && !quantize.weights.group_by_hand && width % kBlock != 0;
 }
 
 QuantSpec q8_0() {
@@ -135,6 +137,34 @@ void plan_kv_cache(const recipe::QuantizeOptions& quantize, const ModelConfig& c
                                     setup.plan.kv_cache.size(), config.layers));
 }
 
+QuantSpec q5_0() {
+  QuantSpec spec = q8_0();
+  spec.bits = 5;
+  spec.range = Range::full;
+  spec.rule = ScaleRule::signed_max;
+  return spec;
+}
+
+// What llama.cpp's quantizer takes for rows of a width that super-blocks do not divide.
+QuantSpec fitting_blocks(const QuantSpec& spec, int64_t width) {
+  if (width % spec.unit(width) == 0) return spec;
+  return spec.form == Form::q4_k ? q5_0() : q8_0();
+}
+
+// Activations as ggml quantizes them go by the weights they meet: Q8_K beside K-types, else Q8_0.
+QuantSpec beside(const std::optional<QuantSpec>& weight, QuantSpec activation) {
+  if (!weight || activation.division != Division::exact || activation.per != Per::group)
+    return activation;
+  activation.group = weight->in_super_blocks() ? kSuperBlock : int(kBlock);
+  activation.scale_type = weight->in_super_blocks() ? ScaleType::f32 : ScaleType::f16;
+  return activation;
+}
+
+std::optional<QuantSpec> table_grid(recipe::TableGrid grid, int64_t width) {
+  if (grid == recipe::TableGrid::none) return std::nullopt;
+  return grid == recipe::TableGrid::q8_0 ? q8_0() : fitting_blocks(q6_k_grid(), width);
+}
+
 void plan_tables(const recipe::QuantizeOptions& quantize, const ModelConfig& config,
                  QuantSetup& setup) {
   if (!quantize.tables()) return;
@@ -149,25 +179,37 @@ void plan_tables(const recipe::QuantizeOptions& quantize, const ModelConfig& con
         config.hidden, kBlock));
     return;
   }
+  const auto embeddings = table_grid(quantize.embeddings, config.hidden);
+  const auto head_grid = table_grid(quantize.head, config.hidden);
   LinearQuant head;
-  if (quantize.activations.bits && quantize.activations.dynamic)
-    head.activation = quantize.activations.spec();
-  if (quantize.embeddings == recipe::TableGrid::q8_0)
-    setup.plan.linears[kEmbeddingPath] = {.weight = q8_0(), .activation = {}};
-  if (quantize.head == recipe::TableGrid::q8_0) {
-    if (!config.tied_head) head.weight = q8_0();
+  if (quantize.activations.bits && quantize.activations.dynamic && head_grid)
+    head.activation = beside(head_grid, quantize.activations.spec());
+  if (embeddings) setup.plan.linears[kEmbeddingPath] = {.weight = embeddings, .activation = {}};
+  if (head_grid) {
+    if (!config.tied_head) head.weight = head_grid;
     setup.plan.linears[kHeadPath] = head;
   }
-  setup.notes.push_back(fmt::format(
-      "{}: Q8_0 (int8 in blocks of 32, f16 scales){}; quantize.embeddings and quantize.head "
-      "choose",
-      config.tied_head                                 ? "embeddings and tied head"
-      : quantize.embeddings == quantize.head           ? "embeddings and head"
-      : quantize.embeddings == recipe::TableGrid::q8_0 ? "embeddings"
-                                                       : "head",
-      head.activation && quantize.head == recipe::TableGrid::q8_0
-          ? ", the head's input quantized too"
-          : ""));
+  const auto text = [](const QuantSpec& spec) {
+    return spec.form == Form::q6_k ? "Q6_K (int6 in super-blocks of 256)"
+                                   : "Q8_0 (int8 in blocks of 32, f16 scales)";
+  };
+  const bool fell = (quantize.embeddings == recipe::TableGrid::q6_k && embeddings == q8_0()) ||
+                    (quantize.head == recipe::TableGrid::q6_k && head_grid == q8_0());
+  if (fell)
+    setup.fallbacks.push_back(
+        fmt::format("embeddings and head: {} columns do not divide into super-blocks of {}; Q8_0 "
+                    "instead",
+                    config.hidden, kSuperBlock));
+  const auto say = [&](const char* what, const QuantSpec& spec, bool input) {
+    setup.notes.push_back(fmt::format("{}: {}{}; quantize.embeddings and quantize.head choose",
+                                      what, text(spec),
+                                      input ? ", the head's input quantized too" : ""));
+  };
+  const bool input = head.activation.has_value();
+  if (config.tied_head) return say("embeddings and tied head", *embeddings, input);
+  if (embeddings == head_grid) return say("embeddings and head", *embeddings, input);
+  if (embeddings) say("embeddings", *embeddings, false);
+  if (head_grid) say("head", *head_grid, input);
 }
 
 }  // namespace
@@ -204,19 +246,23 @@ QuantSetup make_quant_setup(const recipe::QuantizeOptions& quantize, const Model
       const bool for_all =
           quantize.weights.fallback == recipe::WeightQuant::Fallback::smaller_group_for_all;
       const int64_t to_divide = for_all ? common_width : width;
-      if (wanted.per == Per::group && width % wanted.group != 0 && quantize.weights.group_by_hand)
+      if (wanted.per == Per::group && width % wanted.unit(width) != 0 &&
+          quantize.weights.group_by_hand)
         refuse(
             "quantize.weights.group: {} does not divide the {} columns of {}; choose a divisor "
             "or exclude that matrix",
-            wanted.group, width, path);
-      if (wanted.per == Per::group && to_divide % wanted.group != 0 &&
-          !quantize.weights.group_by_hand) {
+            wanted.unit(width), width, path);
+      if (wanted.in_super_blocks()) {
+        linear.weight = fitting_blocks(wanted, width);
+        if (*linear.weight != wanted) notes.add(path, width, wanted, *linear.weight);
+      } else if (wanted.per == Per::group && to_divide % wanted.group != 0 &&
+                 !quantize.weights.group_by_hand) {
         linear.weight = fallen_back(wanted, quantize.weights.fallback, to_divide);
         if (width % wanted.group != 0) notes.add(path, width, wanted, *linear.weight);
       }
     }
     if (quantize.activations.bits) {
-      linear.activation = quantize.activations.spec();
+      linear.activation = beside(linear.weight, quantize.activations.spec());
       if (linear.activation->per == Per::group && width % linear.activation->group != 0)
         refuse(
             "quantize.activations.group: {} does not divide the {} inputs of {}; choose a divisor "

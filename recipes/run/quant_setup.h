@@ -26,8 +26,8 @@ bool matches(const std::string& pattern, const std::string& path);
 
 /// Refuses patterns that match nothing, layers that do not exist, and a group written by hand that
 /// does not divide a matrix's rows. A preset's group that does not divide falls back as the preset
-/// says: to int8 rows, to smaller groups, or, as llama.cpp's own quantizer does, to unquantized
-/// (F16 in a GGUF file).
+/// says: to int8 rows, to smaller groups, or, as llama.cpp's own quantizer does, to a type of
+/// smaller blocks, to unquantized (F16 in a GGUF file) where none fits.
 QuantSetup make_quant_setup(const recipe::QuantizeOptions& quantize, const ModelConfig& config);
 
 /// The grid of every layer's KV cache. Refuses a group that does not divide a token's keys.

@@ -33,6 +33,10 @@ std::vector<std::pair<LinearQuant, int64_t>> schemes(const QuantPlan& plan) {
 
 Json grid_json(const QuantSpec& spec, const char* row_word) {
   Json json = {{"bits", spec.bits},
+               {"form", spec.form == Form::e4m3   ? "e4m3"
+                        : spec.form == Form::q4_k ? "q4_k"
+                        : spec.form == Form::q6_k ? "q6_k"
+                                                  : "integer"},
                {"symmetric", spec.symmetric()},
                {"per", spec.per == Per::tensor  ? "tensor"
                        : spec.per == Per::group ? "group"
@@ -44,9 +48,12 @@ Json grid_json(const QuantSpec& spec, const char* row_word) {
 }  // namespace
 
 std::string grid_text(const QuantSpec& spec, const char* row_word) {
+  if (spec.form == Form::q4_k) return "Q4_K";
+  if (spec.form == Form::q6_k) return "Q6_K";
   const std::string per = spec.per == Per::group    ? fmt::format("group of {}", spec.group)
                           : spec.per == Per::tensor ? "tensor"
                                                     : row_word;
+  if (spec.form == Form::e4m3) return fmt::format("float8 e4m3 per {}", per);
   return fmt::format("int{} per {}{}", spec.bits, per, spec.symmetric() ? "" : " with zero points");
 }
 

@@ -102,6 +102,77 @@ TEST(ExportHuggingFace, WritesQuantizedWeightsOnTheirGrid) {
   expect_same_values(folder.file("hf"), model);
 }
 
+QuantSpec e4m3(Per per, ScaleType scale = ScaleType::f32) {
+  QuantSpec spec = {.bits = 8, .per = per, .scale_type = scale};
+  spec.form = Form::e4m3;
+  return spec;
+}
+
+TEST(ExportCompressedTensors, Float8) {
+  for (const Per per : {Per::row, Per::tensor}) {
+    const Folder folder;
+    const ExportModel model =
+        small_model({.weight = e4m3(per, ScaleType::bf16), .activation = e4m3(Per::row)});
+    const std::string out = folder.file("ct");
+    export_compressed_tensors(out, model, {}, {.scale_type = StoredType::bf16});
+    expect_same_values(out, model);
+    const Json config = read_json_file(out + "/config.json")["quantization_config"];
+    EXPECT_EQ(config["format"], "float-quantized");
+    const Json group = config["config_groups"]["group_0"];
+    EXPECT_EQ(group["format"], "float-quantized");
+    EXPECT_EQ(group["weights"], (Json{{"num_bits", 8},
+                                      {"type", "float"},
+                                      {"symmetric", true},
+                                      {"strategy", per == Per::row ? "channel" : "tensor"},
+                                      {"dynamic", false}}));
+    EXPECT_EQ(group["input_activations"], (Json{{"num_bits", 8},
+                                                {"type", "float"},
+                                                {"symmetric", true},
+                                                {"strategy", "token"},
+                                                {"dynamic", true}}));
+    const auto file = Safetensors::open_directory(out);
+    const std::string module = "model.layers.0.mlp.up_proj";
+    EXPECT_EQ(file->find(module + ".weight")->type, StoredType::f8_e4m3);
+    EXPECT_EQ(file->find(module + ".weight_scale")->type, StoredType::bf16);
+    const QuantPlan plan = ModelSource::open(out)->quantization();
+    const LinearQuant& quant = plan.linears.at(module);
+    EXPECT_EQ(quant.weight->form, Form::e4m3);
+    EXPECT_EQ(*quant.activation, e4m3(Per::row));
+  }
+}
+
+// One byte of a weight that is no number, and arguments that float8 does not have.
+TEST(ExportCompressedTensors, RefusesDamagedFloat8) {
+  const Folder folder;
+  const ExportModel model = small_model({.weight = e4m3(Per::row), .activation = e4m3(Per::row)});
+  const std::string out = folder.file("ct"), weights = out + "/model.safetensors";
+  export_compressed_tensors(out, model, {});
+  const std::string module = "model.layers.0.mlp.up_proj";
+  std::string bytes = bytes_of(weights);
+  bytes[Safetensors::open_file(weights)->find(module + ".weight")->offset + 5] = char(0xFF);
+  folder.write("ct/model.safetensors", bytes);
+  expect_mentions(refusal([&] { ModelSource::open(out)->read_codes(module + ".weight"); }),
+                  {module, "code 255 at element 5 is not a number"});
+  Json config = read_json_file(out + "/config.json");
+  for (const auto& [key, value] : std::vector<std::pair<const char*, Json>>{
+           {"num_bits", 4}, {"symmetric", false}, {"type", "fp"}}) {
+    Json changed = config;
+    changed["quantization_config"]["config_groups"]["group_0"]["weights"][key] = value;
+    folder.write("ct/config.json", changed.dump());
+    expect_mentions(refusal([&] { ModelSource::open(out); }),
+                    {"config.json", "config_groups.group_0.weights", key});
+  }
+}
+
+TEST(ExportCompressedTensors, HasNoSuperBlocks) {
+  const Folder folder;
+  ModelConfig config = small_config();
+  config.hidden = config.ffn = 256, config.head_dim = 64;
+  const ExportModel model = small_model({.weight = q4_k_grid(), .activation = {}}, config);
+  expect_mentions(refusal([&] { export_compressed_tensors(folder.file("ct"), model, {}); }),
+                  {"super-blocks", "GGUF"});
+}
+
 TEST(ExportHuggingFace, ShardsAndBf16) {
   const Folder folder;
   const ExportModel model = small_model({});

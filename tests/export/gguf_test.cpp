@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "engine/core/random.h"
 #include "engine/io/gguf.h"
 #include "engine/io/gguf_codes.h"
 #include "engine/io/gguf_write.h"
@@ -40,13 +41,16 @@ const QuantSpec kQ8 = grid(8, Per::group, Range::strict);
 const QuantSpec kQ4 = grid(4, Per::group, Range::full);
 const QuantSpec kQ4Minimum = grid(4, Per::group, Range::minimum);
 
+const QuantSpec kQ5 = grid(5, Per::group, Range::full);
+
 // Codes as GGUF holds them: every block of 32 with its own scale.
 QuantizedMatrix in_blocks(const QuantizedMatrix& m) {
+  if (m.spec.in_super_blocks()) return m;
   QuantizedMatrix out = m;
   out.scales.clear();
   out.zeros.clear();
   for (int64_t row = 0; row < m.shape[0]; ++row)
-    for (int64_t k = 0; k < m.shape[1]; k += kCodeBlock) {
+    for (int64_t k = 0; k < m.shape[1]; k += 32) {
       out.scales.push_back(m.scales[m.scale_index(row, k)]);
       if (!m.zeros.empty()) out.zeros.push_back(m.zeros[m.scale_index(row, k)]);
     }
@@ -74,6 +78,13 @@ std::vector<Case> cases() {
     all.push_back({name, family(name), only(kQ4), "m-Q4_0.gguf"});
   all.push_back({"Q8_0", small_config(), only(kQ8), "m-Q8_0.gguf"});
   all.push_back({"Q4_1", small_config(), only(kQ4Minimum), "m-Q4_1.gguf"});
+  all.push_back({"Q5_0", small_config(), only(kQ5), "m-Q5_0.gguf"});
+  for (const char* name : {"llama", "qwen3"}) {
+    ModelConfig wide = family(name);
+    wide.hidden = 256, wide.ffn = 512, wide.head_dim = 64;
+    all.push_back({"Q4_K", wide, only(q4_k_grid()), "m-Q4_K.gguf"});
+    all.push_back({"Q6_K", wide, only(q6_k_grid()), "m-Q6_K.gguf"});
+  }
   all.push_back(
       {"int8 rows", small_config(), only(grid(8, Per::row, Range::strict)), "m-Q8_0.gguf"});
   all.push_back(
@@ -111,7 +122,9 @@ TEST(ExportGguf, ReadsBackInEveryFamilyAndGrid) {
         EXPECT_EQ(difference(in_blocks(model.codes(tensor)), source->read_codes(tensor.name)), "");
         const LinearQuant& quant = plan.linears.at(tensor.name.substr(0, tensor.name.rfind('.')));
         EXPECT_EQ(quant.weight->has_minimum(), c.quant.weight->has_minimum());
-        EXPECT_EQ(quant.activation->group, 32);
+        const bool k_type = c.quant.weight->in_super_blocks();
+        EXPECT_EQ(quant.activation->group, k_type ? 256 : 32);
+        EXPECT_EQ(quant.activation->scale_type, k_type ? ScaleType::f32 : ScaleType::f16);
         EXPECT_EQ(quant.activation->division, Division::exact);
       } else if (tensor.shape.rank() == 1) {
         EXPECT_EQ(got, expected) << tensor.name;
@@ -129,32 +142,76 @@ TEST(ExportGguf, ReadsBackInEveryFamilyAndGrid) {
 }
 
 TEST(ExportGguf, BlocksLieAsGgmlHasThem) {
-  CodeBlock block{};
-  for (int i = 0; i < 32; ++i) block.codes[i] = int8_t(i % 16 - 8);
-  block.scale = -0.5f;
-  block.minimum = 2.0f;
+  int8_t codes[32];
+  for (int i = 0; i < 32; ++i) codes[i] = int8_t(i % 16 - 8);
+  const float scale = -0.5f, minimum = 2.0f;
   std::byte bytes[34];
   const auto at = [&](int i) { return std::to_integer<int>(bytes[i]); };
-  pack_block(GgufType::q4_0, block, bytes);
+  EXPECT_TRUE(pack_block(GgufType::q4_0, codes, &scale, nullptr, bytes));
   EXPECT_EQ(at(0) | at(1) << 8, 0xB800);  // -0.5 in f16
   for (int j = 0; j < 16; ++j) EXPECT_EQ(at(2 + j), j | j << 4);
-  pack_block(GgufType::q4_1, block, bytes);
+  EXPECT_TRUE(pack_block(GgufType::q4_1, codes, &scale, &minimum, bytes));
   EXPECT_EQ(at(2) | at(3) << 8, 0x4000);
   for (int j = 0; j < 16; ++j) EXPECT_EQ(at(4 + j), j | j << 4);
   float values[32];
   decode_blocks(GgufType::q4_1, bytes, 1, values);
   for (int i = 0; i < 32; ++i) EXPECT_EQ(values[i], float(i % 16) * -0.5f + 2.0f);
-  block.codes[3] = -128;
-  pack_block(GgufType::q8_0, block, bytes);
+  codes[3] = -128;
+  EXPECT_TRUE(pack_block(GgufType::q8_0, codes, &scale, nullptr, bytes));
   EXPECT_EQ(int8_t(at(2 + 3)), -128);
-  for (GgufType type : {GgufType::q8_0, GgufType::q4_0, GgufType::q4_1}) {
-    if (type != GgufType::q8_0) block.codes[3] = 7;
-    pack_block(type, block, bytes);
-    const CodeBlock back = unpack_block(type, bytes);
-    EXPECT_EQ(std::memcmp(back.codes, block.codes, 32), 0);
-    EXPECT_EQ(back.scale, block.scale);
-    EXPECT_EQ(back.minimum, type == GgufType::q4_1 ? 2.0f : 0.0f);
-  }
+  const float third = 1.0f / 3.0f;
+  EXPECT_FALSE(pack_block(GgufType::q8_0, codes, &third, nullptr, bytes)) << "not a number of f16";
+}
+
+constexpr GgufType kCodeTypes[] = {GgufType::q8_0, GgufType::q4_0, GgufType::q4_1,
+                                   GgufType::q5_0, GgufType::q4_k, GgufType::q6_k};
+
+// Bytes of anyone: the halves are finite, all else is random.
+std::vector<std::byte> random_block(GgufType type, uint64_t index) {
+  std::vector<std::byte> bytes(size_t(gguf_block(uint32_t(type))->bytes));
+  for (size_t i = 0; i < bytes.size(); ++i)
+    bytes[i] = std::byte(philox(index, uint64_t(type), i)[0]);
+  const auto calm = [&](size_t at) { bytes[at + 1] &= std::byte(0xBF); };  // exponents up to 15
+  calm(type == GgufType::q6_k ? 208 : 0);
+  if (type == GgufType::q4_1 || type == GgufType::q4_k) calm(2);
+  return bytes;
+}
+
+TEST(ExportGguf, CodesAndScalesOfABlockAreItsValues) {
+  for (const GgufType type : kCodeTypes)
+    for (uint64_t index = 0; index < 200; ++index) {
+      SCOPED_TRACE(gguf_type_name(uint32_t(type)));
+      const std::vector<std::byte> bytes = random_block(type, index);
+      const CodeLayout layout = code_layout(type);
+      int8_t codes[256];
+      float scales[kMostGroups], minima[kMostGroups] = {};
+      unpack_block(type, bytes.data(), codes, scales, minima);
+      const auto value = [&](int64_t i) {
+        const int64_t g = i / layout.group;
+        const int zero = layout.minimum ? -(1 << (layout.bits - 1)) : 0;
+        return float(codes[i] - zero) * scales[g] + minima[g];
+      };
+      std::vector<float> decoded(size_t(layout.elements));
+      decode_blocks(type, bytes.data(), 1, decoded.data());
+      for (int64_t i = 0; i < layout.elements; ++i) ASSERT_EQ(decoded[size_t(i)], value(i)) << i;
+      // The unit of a super-block may come out another one, its values may not.
+      std::vector<std::byte> again(bytes.size());
+      ASSERT_TRUE(pack_block(type, codes, scales, minima, again.data()));
+      if (layout.elements == 32) {
+        EXPECT_EQ(again, bytes);
+      }
+      decode_blocks(type, again.data(), 1, decoded.data());
+      for (int64_t i = 0; i < layout.elements; ++i) ASSERT_EQ(decoded[size_t(i)], value(i)) << i;
+    }
+}
+
+TEST(ExportGguf, ScalesThatAreNoMultiplesHaveNoSuperBlock) {
+  int8_t codes[256] = {};
+  float scales[16], minima[8] = {};
+  for (int j = 0; j < 16; ++j) scales[j] = 0.01f + 0.001f * float(j);
+  std::byte bytes[210];
+  EXPECT_FALSE(pack_block(GgufType::q4_k, codes, scales, minima, bytes));
+  EXPECT_FALSE(pack_block(GgufType::q6_k, codes, scales, nullptr, bytes));
 }
 
 TEST(ExportGguf, KeepsTheTypeThatIsExact) {
@@ -257,15 +314,18 @@ TEST(GgufPlan, IsWhatLlamaCppComputesWith) {
   const std::string layer = "model.layers.0.";
   for (const char* name : {"self_attn.q_proj", "self_attn.v_proj"}) {
     EXPECT_EQ(plan.linears.at(layer + name).activation, of_256) << name;
-    EXPECT_FALSE(plan.linears.at(layer + name).weight) << name;
   }
+  EXPECT_EQ(plan.linears.at(layer + "self_attn.q_proj").weight, q4_k_grid());
+  EXPECT_FALSE(plan.linears.at(layer + "self_attn.v_proj").weight) << "Q5_K is read as numbers";
   EXPECT_EQ(plan.linears.at(kHeadPath).activation, of_256);
   EXPECT_EQ(plan.linears.at(layer + "self_attn.o_proj").activation, of_32);
+  EXPECT_EQ(plan.linears.at(layer + "self_attn.o_proj").weight->bits, 5);
   EXPECT_EQ(plan.linears.at(layer + "mlp.down_proj").activation, of_32);
   EXPECT_TRUE(plan.linears.at(layer + "mlp.down_proj").weight);
   for (const char* name : {"self_attn.k_proj", "mlp.up_proj", "mlp.gate_proj"})
     EXPECT_FALSE(plan.linears.contains(layer + name)) << name;
-  EXPECT_FALSE(plan.linears.contains(kEmbeddingPath));
+  EXPECT_EQ(plan.linears.at(kEmbeddingPath).weight, q6_k_grid());
+  EXPECT_FALSE(plan.linears.at(kEmbeddingPath).activation) << "rows are looked up";
 }
 
 TEST(ExportGguf, RefusesWhatTheFormatCannotSay) {

@@ -204,7 +204,7 @@ TEST(Served, RefusesActivationsThatAreNotComputed) {
     folder.write("ct/config.json", bad.dump());
     return refusal([&] { ModelSource::open(folder.file("ct")); });
   };
-  expect_mentions(refused("type", "float"), "input_activations.type");
+  expect_mentions(refused("type", "complex"), "input_activations.type");
   expect_mentions(refused("num_bits", 16), "input_activations.num_bits");
   expect_mentions(refused("strategy", "group"), "input_activations.strategy");
   expect_mentions(refused("dynamic", "local"), "input_activations.dynamic");

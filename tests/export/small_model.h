@@ -43,10 +43,26 @@ inline QuantizedMatrix random_matrix(const std::string& name, const Shape& shape
   };
   m.codes.resize(size_t(shape.count()));
   for (size_t i = 0; i < m.codes.size(); ++i)
-    m.codes[i] = int8_t(draw(1, i, spec.qmin(), spec.qmax()));
+    m.codes[i] = spec.form == Form::e4m3 ? int8_t(draw(6, i, 0, 0x7E) | draw(7, i, 0, 1) << 7)
+                                         : int8_t(draw(1, i, spec.qmin(), spec.qmax()));
   m.scales.resize(spec.per == Per::tensor ? 1 : size_t(shape[0] * spec.groups(shape[1])));
   for (size_t i = 0; i < m.scales.size(); ++i)
     m.scales[i] = to_float(to_bfloat16(0.001f + 0.0001f * float(draw(2, i, 0, 100))));
+  if (spec.in_super_blocks()) {  // multiples of one number of f16 a super-block
+    const size_t together = size_t(kSuperBlock / spec.group);
+    m.zeros.resize(spec.symmetric() ? 0 : m.scales.size());
+    for (size_t i = 0; i < m.scales.size(); ++i) {
+      const size_t block = i / together;
+      const auto unit = [&](uint64_t stream) {
+        return 0x1p-16f * float(draw(stream, block, 1024, 2047));
+      };
+      const bool q4 = spec.form == Form::q4_k;
+      const int times = draw(2, i, q4 ? 1 : -128, q4 ? 63 : 127);
+      m.scales[i] = unit(4) * float(times == 0 ? 1 : times);
+      if (q4) m.zeros[i] = 0.0f - unit(5) * float(draw(3, i, 0, 63));
+    }
+    return m;
+  }
   if (!spec.symmetric()) {
     m.zeros.resize(m.scales.size());
     for (size_t i = 0; i < m.zeros.size(); ++i)

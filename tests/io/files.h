@@ -64,6 +64,10 @@ inline void expect_mentions(const std::string& message, std::string_view part) {
   EXPECT_NE(message.find(part), std::string::npos)
       << "\"" << message << "\" lacks \"" << part << "\"";
 }
+inline void expect_mentions(const std::string& message,
+                            std::initializer_list<std::string_view> parts) {
+  for (const std::string_view part : parts) expect_mentions(message, part);
+}
 
 /// Little-endian bytes of a value.
 template <class T>

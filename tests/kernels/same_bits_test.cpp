@@ -31,41 +31,49 @@ class Digest {
   uint64_t value_ = 0xCBF29CE484222325ull;
 };
 
-void add_quantizers(Digest& digest, DType type, Stream& stream) {
+void add_quantizer(Digest& digest, const QuantSpec& spec, int64_t cols, DType type,
+                   Stream& stream) {
   const KernelTable& kernels = cpu_kernels();
+  Tensor x({21, cols}, type), y({21, cols}, type), dx({21, cols}, type);
+  x.fill_normal(unsigned(spec.bits), 1.0);
+  const Shape grid = spec.per == Per::tensor ? Shape{1} : Shape{21, spec.groups(cols)};
+  Tensor scale(grid, DType::f32), zero(grid, DType::f32);
+  FakeQuant args{};
+  args.x = x.view();
+  args.y = y.view();
+  args.scale = scale.view();
+  args.zero = zero.view();
+  args.spec = spec;
+  kernels.fake_quant.run(args, stream);
+  kernels.fake_quant_backward.run({x.view(), x.view(), scale.view(), zero.view(), dx.view(), spec},
+                                  stream);
+  for (Tensor* tensor : {&y, &scale, &zero, &dx}) digest.add(*tensor);
+  if (spec.form != Form::integer) return;
+  Tensor dscale(grid, DType::f32);
+  TrainedScaleBackward trained{x.view(),      x.view(), scale.view(), zero.view(), dx.view(),
+                               dscale.view(), {},       spec,         0.5f};
+  Tensor scratch = test::scratch_for(kernels.trained_scale_backward, trained);
+  trained.scratch = scratch.view();
+  kernels.trained_scale_backward.run(trained, stream);
+  digest.add(dx);
+  digest.add(dscale);
+  kernels.trained_scale.run({dscale.view(), scale.view(), ScaleType::portable}, stream);
+  digest.add(scale);
+}
+
+void add_quantizers(Digest& digest, DType type, Stream& stream) {
   for (int bits : {2, 3, 4, 8})
     for (Per per : {Per::tensor, Per::row, Per::group})
       for (Range range : {Range::strict, Range::full, Range::asymmetric})
         for (ScaleRule rule :
              {ScaleRule::amax, ScaleRule::half_range, ScaleRule::no_clip, ScaleRule::signed_max,
-              ScaleRule::min_max, ScaleRule::mse, ScaleRule::mse_signed}) {
-          const QuantSpec spec{bits, per, 32, range, rule, ScaleType::portable};
-          Tensor x({21, 608}, type), y({21, 608}, type), dx({21, 608}, type);
-          x.fill_normal(unsigned(bits), 1.0);
-          const Shape grid = per == Per::tensor ? Shape{1} : Shape{21, spec.groups(608)};
-          Tensor scale(grid, DType::f32), zero(grid, DType::f32);
-          FakeQuant args{};
-          args.x = x.view();
-          args.y = y.view();
-          args.scale = scale.view();
-          args.zero = zero.view();
-          args.spec = spec;
-          kernels.fake_quant.run(args, stream);
-          kernels.fake_quant_backward.run(
-              {x.view(), x.view(), scale.view(), zero.view(), dx.view(), spec}, stream);
-          for (Tensor* tensor : {&y, &scale, &zero, &dx}) digest.add(*tensor);
-          Tensor dscale(grid, DType::f32);
-          TrainedScaleBackward trained{x.view(),    x.view(),  scale.view(),
-                                       zero.view(), dx.view(), dscale.view(),
-                                       {},          spec,      0.5f};
-          Tensor scratch = test::scratch_for(kernels.trained_scale_backward, trained);
-          trained.scratch = scratch.view();
-          kernels.trained_scale_backward.run(trained, stream);
-          digest.add(dx);
-          digest.add(dscale);
-          kernels.trained_scale.run({dscale.view(), scale.view(), ScaleType::portable}, stream);
-          digest.add(scale);
-        }
+              ScaleRule::min_max, ScaleRule::mse, ScaleRule::mse_signed})
+          add_quantizer(digest, {bits, per, 32, range, rule, ScaleType::portable}, 608, type,
+                        stream);
+  for (QuantSpec spec : {q4_k_grid(), q6_k_grid()}) add_quantizer(digest, spec, 768, type, stream);
+  QuantSpec e4m3;
+  e4m3.form = Form::e4m3;
+  add_quantizer(digest, e4m3, 608, type, stream);
 }
 
 void add_layers(Digest& digest, DType type, Stream& stream) {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import ROOT, run_recipe
 from gguf import GGMLQuantizationType, GGUFReader, dequantize, quantize
-from llama_cpp import LlamaCpp, ggml_quantize
+from llama_cpp import LlamaCpp, ggml_quantize, quantize_file
 from reference import as_llama_cpp_computes, load, logits, mean_kl, perplexity, windows
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
@@ -183,6 +183,65 @@ def test_families_quantized(made_up, commands, data, tmp_path):
     assert perplexity(theirs, ids) == pytest.approx(perplexity(ours, ids), rel=1e-3)
     said = commands.json("qat-eval", out, "--text", text, "--context", CONTEXT, "--max-windows", 4, "--json")
     assert said["perplexity"] == pytest.approx(perplexity(theirs, ids), rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def wide(stories, tmp_path_factory):
+    """A model whose rows super-blocks of 256 divide, but for those of down_proj."""
+    folder = tmp_path_factory.mktemp("models") / "wide"
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(
+        hidden_size=256, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=512, max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
+        initializer_range=0.08,
+    )).float()  # fmt: skip
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(stories / name, folder)
+    return folder
+
+
+@pytest.mark.parametrize("preset", ["gguf_q4_k", "gguf_q6_k"])
+def test_k_types(preset, commands, wide, data, tmp_path):
+    """Super-blocks as they were chosen by us: the values that ggml decodes are those of the on-grid export,
+    and llama.cpp computes our forward with them. down_proj, of 96 columns, falls back as its own quantizer
+    does."""
+    out = export_made_up(commands, wide, tmp_path / "run", preset)
+    on_grid = load_file(out / "export" / "hf" / "model.safetensors")
+    types = {}
+    for tensor in GGUFReader(exported(out)).tensors:
+        types[tensor.name.split(".", 2)[-1]] = tensor.tensor_type.name
+        values = dequantize(tensor.data, tensor.tensor_type).reshape(tuple(reversed(tensor.shape.tolist())))
+        if "attn_q" in tensor.name or "attn_k" in tensor.name:
+            values = values.reshape(-1, 32, 2, values.shape[-1]).swapaxes(1, 2).reshape(values.shape)
+        numpy.testing.assert_array_equal(values, on_grid[huggingface_name(tensor.name)].numpy(), err_msg=tensor.name)
+    wanted, fallback = ("Q4_K", "Q5_0") if preset == "gguf_q4_k" else ("Q6_K", "Q8_0")
+    assert types["attn_q.weight"] == types["ffn_up.weight"] == wanted
+    assert types["ffn_down.weight"] == fallback and types["token_embd.weight"] == "Q6_K"
+    text = data / "text" / "tinystories_valid.jsonl"
+    ids = windows(wide, text, CONTEXT, 4)
+    said = commands.json("qat-eval", out, "--text", text, "--context", CONTEXT, "--max-windows", 4, "--json")
+    file = commands.json("qat-eval", exported(out), "--text", text, "--context", CONTEXT, "--max-windows", 4, "--json")
+    with LlamaCpp(exported(out)) as peer:
+        theirs = peer.logits(ids)
+    assert said["perplexity"] == pytest.approx(perplexity(theirs, ids), rel=1e-3)
+    assert file["perplexity"] == pytest.approx(perplexity(theirs, ids), rel=1e-3)
+
+
+def test_k_types_of_others(commands, wide, data, tmp_path):
+    """A file that llama.cpp quantized itself is evaluated as llama.cpp computes it, and goes on with its
+    codes into a file of ours."""
+    source = export_made_up(commands, wide, tmp_path / "run", "none")
+    quantize_file(exported(source), tmp_path / "theirs.gguf", "Q4_K_M")
+    assert {"Q4_K", "Q6_K"} <= {t.tensor_type.name for t in GGUFReader(tmp_path / "theirs.gguf").tensors}
+    text = data / "text" / "tinystories_valid.jsonl"
+    ids = windows(wide, text, CONTEXT, 4)
+    with LlamaCpp(tmp_path / "theirs.gguf") as peer:
+        theirs = perplexity(peer.logits(ids), ids)
+    commands.run("qat-export", tmp_path / "theirs.gguf", "--format", "gguf", "-o", tmp_path / "again")
+    for file in (tmp_path / "theirs.gguf", next((tmp_path / "again").iterdir())):
+        said = commands.json("qat-eval", file, "--text", text, "--context", CONTEXT, "--max-windows", 4, "--json")
+        assert said["perplexity"] == pytest.approx(theirs, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "smollm", "qwen2", "llama3", "llama2"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy
 import torch
 import xllamacpp
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, dequantize
 
 
 class Parameters(ctypes.Structure):
@@ -61,13 +62,57 @@ detokenize = function("llama_detokenize", c_int32, c_void_p, POINTER(c_int32), c
 quantize_chunk = function("ggml_quantize_chunk", c_size_t, c_int32, POINTER(c_float), c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, POINTER(c_float))  # fmt: skip
 
 
-def ggml_quantize(type_id: int, rows: numpy.ndarray, block_bytes: int) -> bytes:
-    """The bytes of ggml's own quantizer; blocks of 32."""
+def ggml_quantize(type_id: int, rows: numpy.ndarray, block_bytes: int, block: int = 32) -> bytes:
+    """The bytes of ggml's own quantizer."""
     rows = numpy.ascontiguousarray(rows, numpy.float32)
-    out = ctypes.create_string_buffer(rows.size // 32 * block_bytes)
+    out = ctypes.create_string_buffer(rows.size // block * block_bytes)
     written = quantize_chunk(type_id, rows.ctypes.data_as(POINTER(c_float)), out, 0, rows.shape[0], rows.shape[1], None)  # fmt: skip
     assert written == len(out)
     return out.raw
+
+
+def more_bits(layer: int, layers: int) -> bool:
+    """use_more_bits of llama-quant.cpp: every third layer, and those at either end."""
+    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+
+
+def type_in_mix(name: str, layers: int, mix: str) -> GGMLQuantizationType:
+    """The type that llama-quantize gives a matrix (llama_tensor_get_type of llama-quant.cpp), of a dense model
+    with fewer than eight query heads to a key head."""
+    if name in ("token_embd.weight", "output.weight"):
+        return GGMLQuantizationType.Q6_K
+    layer = int(name.split(".")[1])
+    if mix == "Q4_K_M" and ("attn_v" in name or "ffn_down" in name) and more_bits(layer, layers):
+        return GGMLQuantizationType.Q6_K
+    if mix == "Q4_K_S" and ("attn_v" in name and layer < 4 or "ffn_down" in name and layer < layers // 8):
+        return GGMLQuantizationType.Q5_K
+    return GGMLQuantizationType.Q4_K
+
+
+def quantize_file(source: Path, target: Path, mix: str) -> None:
+    """What llama-quantize makes of an unquantized file whose rows divide by 256: its choice of types, and the
+    bytes of ggml's own quantizers (the wheel does not carry llama_model_quantize itself)."""
+    reader = GGUFReader(source)
+    writer = GGUFWriter(target, reader.fields["general.architecture"].contents())
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            more = {"sub_type": field.types[-1]} if field.types[0] == GGUFValueType.ARRAY else {}
+            writer.add_key_value(field.name, field.contents(), field.types[0], **more)
+    layers = reader.fields["llama.block_count"].contents()
+    for tensor in reader.tensors:
+        if len(tensor.shape) < 2:
+            writer.add_tensor(tensor.name, tensor.data)
+            continue
+        kind = type_in_mix(tensor.name, layers, mix)
+        rows = dequantize(tensor.data, tensor.tensor_type).astype(numpy.float32)
+        width, size = GGML_QUANT_SIZES[kind]
+        raw = ggml_quantize(kind.value, rows, size, width)
+        packed = numpy.frombuffer(raw, numpy.uint8).reshape(rows.shape[0], -1)
+        writer.add_tensor(tensor.name, packed, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 class LlamaCpp:

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 import torch
-from reference import load, logits, mean_kl, perplexity, quantize_inputs, windows
+from reference import e4m3_inputs, load, logits, mean_kl, perplexity, quantize_inputs, windows
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 FAMILIES = {
@@ -58,5 +59,36 @@ def test_compressed_tensors(commands, model, ids, data, tmp_path, preset):
         reference = load(tmp_path / "hf")
         quantize_inputs(reference, divisor=127.5)
         ours = logits(reference, ids)
+    theirs = load(tmp_path / "ct")
+    assert mean_kl(ours, logits(theirs, ids)) <= 5e-4
+
+
+def test_float8(commands, model, ids, data, tmp_path):
+    """Codes are PyTorch's cast of the masters to float8_e4m3fn, bit for bit, and transformers computes our
+    forward with them."""
+    text = data / "text" / "tinystories_valid.jsonl"
+    said = commands.json("qat-export", model, "--format", "compressed-tensors", "-o", tmp_path / "ct",
+                         "--ptq", "ct_fp8", "--text", text, "--json")  # fmt: skip
+    assert said["kl"] <= 5e-4
+    masters = load_file(model / "model.safetensors")
+    stored = load_file(tmp_path / "ct" / "model.safetensors")
+    compared = 0
+    for name, codes in stored.items():
+        if codes.dtype != torch.float8_e4m3fn:
+            continue
+        master = masters[name]
+        scale = stored[name + "_scale"].float()
+        assert torch.equal(scale, (master.abs().amax(1, keepdim=True) / 448).bfloat16().float())
+        expected = (master * (1 / scale)).clamp(-448, 448).to(torch.float8_e4m3fn)
+        assert torch.equal(codes.view(torch.uint8), expected.view(torch.uint8)), name
+        compared += 1
+    assert compared == 14
+    commands.run("qat-export", tmp_path / "ct", "--format", "hf", "-o", tmp_path / "hf")
+    reference = load(tmp_path / "hf")
+    e4m3_inputs(reference)
+    ours = logits(reference, ids)
+    evaluated = commands.json("qat-eval", tmp_path / "ct", "--text", text, "--context", CONTEXT,
+                              "--max-windows", WINDOWS, "--json")  # fmt: skip
+    assert evaluated["perplexity"] == pytest.approx(perplexity(ours, ids), rel=5e-4)
     theirs = load(tmp_path / "ct")
     assert mean_kl(ours, logits(theirs, ids)) <= 5e-4

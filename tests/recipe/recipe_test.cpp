@@ -91,6 +91,44 @@ TEST(Recipe, GgufPresetsAreWhatLlamaCppMultiplies) {
   }
 }
 
+TEST(Recipe, KTypesAreGridsOfTheirOwn) {
+  const QuantSpec activations{
+      8, Per::group, 256, Range::strict, ScaleRule::amax, ScaleType::f32, Division::exact};
+  const Recipe q4 = parsed("quantize: gguf_q4_k\nexport: [gguf, hf]\n");
+  EXPECT_EQ(q4.quantize.weights.spec(), q4_k_grid());
+  EXPECT_EQ(q4.quantize.activations.spec(), activations);
+  EXPECT_EQ(q4.quantize.embeddings, TableGrid::q6_k);
+  EXPECT_EQ(q4.quantize.head, TableGrid::q6_k);
+  EXPECT_TRUE(q4.warnings.empty());
+  const Recipe q6 = parsed("quantize: gguf_q6_k\nexport: gguf\n");
+  EXPECT_EQ(q6.quantize.weights.spec(), q6_k_grid());
+  EXPECT_EQ(q6.quantize.activations.spec(), activations);
+  EXPECT_TRUE(q6.warnings.empty());
+  // The form alone decides the grid, whatever the preset was.
+  for (const char* start : {"none", "w8a8", "gguf_q4_0"}) {
+    const Recipe by_hand = parsed(std::string("quantize: {preset: ") + start +
+                                  ", weights: {bits: 4, form: q4_k}, activations: none}\n");
+    EXPECT_EQ(by_hand.quantize.weights.spec(), q4_k_grid()) << start;
+    EXPECT_EQ(by_hand.quantize.weights.fallback, WeightQuant::Fallback::ggml);
+  }
+  EXPECT_TRUE(
+      scheme_text(q4.quantize).starts_with("gguf_q4_k: weights Q4_K: int4 in super-blocks"));
+}
+
+TEST(Recipe, Float8IsWhatVllmMultiplies) {
+  const Recipe fp8 = parsed("quantize: ct_fp8\nexport: [compressed-tensors, hf]\n");
+  EXPECT_EQ(fp8.quantize.weights.spec(),
+            (QuantSpec{8, Per::row, 0, Range::strict, ScaleRule::amax, ScaleType::bf16,
+                       Division::stored, Form::e4m3}));
+  EXPECT_EQ(fp8.quantize.activations.spec(),
+            (QuantSpec{8, Per::row, 0, Range::strict, ScaleRule::amax, ScaleType::f32,
+                       Division::stored, Form::e4m3}));
+  EXPECT_TRUE(fp8.warnings.empty());
+  EXPECT_EQ(
+      parsed("quantize: {preset: w8a8, weights: {form: e4m3}}\n").quantize.weights.spec().form,
+      Form::e4m3);
+}
+
 TEST(Recipe, GroupsOfActivations) {
   const auto groups = parsed("quantize: {preset: w8a8, activations: {group: 64}}\n").quantize;
   EXPECT_EQ(groups.activations.spec().per, Per::group);

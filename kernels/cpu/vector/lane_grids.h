@@ -70,6 +70,7 @@ QAT_LANES_INLINE Lanes zero_point(const QuantSpec& spec, LaneExtent extent, Lane
 QAT_LANES_INLINE Lanes raw_scale(const QuantSpec& spec, LaneExtent extent, Lanes peak) {
   const Lanes low = all(float(spec.qmin())), high = all(float(spec.qmax()));
   const LaneExtent finite = finite_extent(extent);
+  if (spec.form == Form::e4m3) return max(negated(finite.low), finite.high) / all(kLargestE4m3);
   const ScaleRule rule = effective_rule(spec);
   const Lanes range = high - low;
   switch (rule) {
@@ -107,6 +108,25 @@ QAT_LANES_INLINE LaneGrid make_grid(const QuantSpec& spec, LaneExtent extent, La
   const Mask number = at_least(scale, all(-kLargestFloat));
   const Lanes low = select(number, finite_extent(extent).low, all(0.0f));
   return {scale, all(float(spec.qmin())), stored_minimum(low, spec.scale_type), inverse};
+}
+
+/// round_e4m3 of sixteen values.
+QAT_LANES_INLINE Lanes round_e4m3(Lanes value) {
+  const Lanes size = min(abs(value), all(kLargestE4m3));
+  const Lanes small = (size + all(0x1p14f)) - all(0x1p14f);
+  const Lanes rounded = select(less(size, all(0x1p-6f)), small, round_mantissa(size, 20));
+  return keep_nan(value, with_sign(rounded, value));
+}
+
+/// Turns up to sixteen segments of `length` elements into columns, columns[i * 16 + s] being
+/// element i of segment s; missing ones are 0.
+template <class T>
+QAT_LANES_INLINE void fill_columns(const T* x, int64_t length, int segments, float* columns) {
+  const int64_t whole = segments == 16 ? length / 16 * 16 : 0;
+  for (int64_t i = 0; i < whole; i += 16) transpose(x + i, length, columns + i * 16);
+  for (int segment = 0; segment < 16; ++segment)
+    for (int64_t i = whole; i < length; ++i)
+      columns[i * 16 + segment] = segment < segments ? to_float(x[segment * length + i]) : 0.0f;
 }
 
 }  // namespace qat::cpu::QAT_LANES

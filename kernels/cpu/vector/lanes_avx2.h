@@ -118,6 +118,11 @@ QAT_LANES_INLINE Lanes abs(Lanes a) {
   const __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FFFFFFF));
   return {_mm256_and_ps(a.low, mask), _mm256_and_ps(a.high, mask)};
 }
+QAT_LANES_INLINE Lanes with_sign(Lanes size, Lanes from) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_or_ps(size.low, _mm256_and_ps(from.low, sign)),
+          _mm256_or_ps(size.high, _mm256_and_ps(from.high, sign))};
+}
 QAT_LANES_INLINE Lanes sqrt(Lanes a) {
   return {_mm256_sqrt_ps(a.low), _mm256_sqrt_ps(a.high)};
 }

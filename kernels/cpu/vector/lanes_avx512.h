@@ -102,6 +102,9 @@ QAT_LANES_INLINE Lanes min(Lanes a, Lanes b) {
 QAT_LANES_INLINE Lanes abs(Lanes a) {
   return {_mm512_and_ps(a.v, _mm512_castsi512_ps(_mm512_set1_epi32(0x7FFFFFFF)))};
 }
+QAT_LANES_INLINE Lanes with_sign(Lanes size, Lanes from) {
+  return {_mm512_or_ps(size.v, _mm512_and_ps(from.v, _mm512_set1_ps(-0.0f)))};
+}
 QAT_LANES_INLINE Lanes sqrt(Lanes a) {
   return {_mm512_sqrt_ps(a.v)};
 }

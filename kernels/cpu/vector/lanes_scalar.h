@@ -134,6 +134,10 @@ QAT_LANES_INLINE Lanes min(Lanes a, Lanes b) {
 QAT_LANES_INLINE Lanes abs(Lanes a) {
   return lanes_of(words_of(a) & 0x7FFFFFFFu);
 }
+/// size, which has no sign bit, with the sign of `from`.
+QAT_LANES_INLINE Lanes with_sign(Lanes size, Lanes from) {
+  return lanes_of(words_of(size) | (words_of(from) & 0x80000000u));
+}
 /// The larger of two absolute values; NaN wins over everything. Both arguments have no sign bit.
 QAT_LANES_INLINE Lanes max_magnitude(Lanes a, Lanes b) {
   const Integers above = reinterpret_cast<Integers>(a.v) > reinterpret_cast<Integers>(b.v);

@@ -3,6 +3,7 @@
 // lanes here do the same operations in the same order.
 #include "kernels/cpu/vector/lane_grids.h"
 #include "kernels/cpu/vector/lanes.h"
+#include "kernels/cpu/vector/super_blocks.h"
 #include "kernels/cpu/vector/vector_kernels.h"
 
 namespace qat::cpu::QAT_LANES {
@@ -158,16 +159,6 @@ QAT_LANES_INLINE Lanes column_errors(const float* columns, int64_t length, const
 // Rounding of sums must not make a bound exceed what it bounds.
 constexpr float kBoundMargin = 1.00001f;
 
-/// Turns up to sixteen segments of `length` elements into columns; missing ones are 0.
-template <class T>
-QAT_LANES_INLINE void fill_columns(const T* x, int64_t length, int segments, float* columns) {
-  const int64_t whole = segments == 16 ? length / 16 * 16 : 0;
-  for (int64_t i = 0; i < whole; i += 16) transpose(x + i, length, columns + i * 16);
-  for (int segment = 0; segment < 16; ++segment)
-    for (int64_t i = whole; i < length; ++i)
-      columns[i * 16 + segment] = segment < segments ? to_float(x[segment * length + i]) : 0.0f;
-}
-
 /// Searched grids of up to sixteen short segments, one a lane.
 template <class T>
 QAT_LANES_SHARED LaneGrid best_grids(const T* x, int64_t length, int segments,
@@ -263,6 +254,7 @@ QAT_LANES_INLINE Measure measure(const T* x, int64_t length, const QuantSpec& sp
 template <class T>
 QAT_LANES_SHARED LaneGrid short_grids(const T* x, int64_t length, int segments,
                                       const QuantSpec& spec) {
+  if (spec.in_super_blocks()) return super_grids(x, segments, spec);
   const ScaleRule rule = effective_rule(spec);
   if (is_searched(rule)) return best_grids(x, length, segments, spec);
   alignas(64) float low[16] = {}, high[16] = {}, peak[16] = {};
@@ -298,6 +290,10 @@ QAT_LANES_SHARED Coder long_grid(const T* x, int64_t length, const QuantSpec& sp
 template <class From>
 QAT_LANES_INLINE void write_segment(const From* x, int8_t* y, int64_t length, const QuantSpec& spec,
                                     Coder coder) {
+  if (spec.form == Form::e4m3) {
+    for (int64_t i = 0; i < length; ++i) y[i] = int8_t(e4m3_code(to_float(x[i]) * coder.inverse));
+    return;
+  }
   const Lanes inverse = all(coder.inverse), zero = all(coder.grid.zero);
   const Lanes minimum = all(coder.grid.minimum);
   const ShiftedRange range = shifted_range(spec, zero);
@@ -323,6 +319,12 @@ QAT_LANES_INLINE void write_segment(const From* x, To* y, int64_t length, const 
     return;
   }
   const Lanes inverse = all(coder.inverse), minimum = all(coder.grid.minimum);
+  if (spec.form == Form::e4m3) {
+    over_lanes(length, [=](int64_t i, auto part) {
+      store_number(y + i, round_e4m3(load(x + i, part) * inverse) * scale, part);
+    });
+    return;
+  }
   const ShiftedRange range = shifted_range(spec, all(coder.grid.zero));
   if (spec.has_minimum()) {
     over_lanes(length, [=](int64_t i, auto part) {
@@ -398,10 +400,31 @@ void quantize(const SegmentJob& job) {
     quantize_from<BFloat16>(job);
 }
 
+/// The numbers of e4m3 codes.
+QAT_LANES_INLINE Lanes load_numbers(const float* numbers, const int8_t* codes, Whole) {
+  return gather(numbers, reinterpret_cast<const uint8_t*>(codes));
+}
+QAT_LANES_INLINE Lanes load_numbers(const float* numbers, const int8_t* codes, Part part) {
+  uint8_t buffer[16] = {};
+  for (int i = 0; i < part.count; ++i) buffer[i] = uint8_t(codes[i]);
+  return gather(numbers, buffer);
+}
+
 template <class T>
 void dequantize_segments(const DequantizeJob& job) {
   const int8_t* codes = job.codes;
   T* y = static_cast<T*>(job.y);
+  if (job.spec.form == Form::e4m3) {
+    float numbers[256];
+    for (int i = 0; i < 256; ++i) numbers[i] = e4m3_value(uint8_t(i));
+    for (int64_t s = 0; s < job.segments; ++s, codes += job.length, y += job.length) {
+      const Lanes scale = all(job.scale[s]);
+      over_lanes(job.length, [=, &numbers](int64_t i, auto part) {
+        store(y + i, load_numbers(numbers, codes + i, part) * scale, part);
+      });
+    }
+    return;
+  }
   for (int64_t s = 0; s < job.segments; ++s, codes += job.length, y += job.length) {
     const Grid grid = stored_grid(job.spec, job.scale[s], job.zero != nullptr ? job.zero[s] : 0.0f);
     const Lanes scale = all(grid.scale), zero = all(grid.zero), minimum = all(grid.minimum);
@@ -433,6 +456,13 @@ void gradient_segments(const GradientJob& job) {
   for (int64_t s = 0; s < job.segments; ++s, x += length, dy += length, dx += length) {
     const Grid grid = stored_grid(job.spec, job.scale[s], job.zero != nullptr ? job.zero[s] : 0.0f);
     const Lanes inverse = all(1.0f / grid.scale), minimum = all(grid.minimum);
+    if (job.spec.form == Form::e4m3) {
+      over_lanes(length, [=](int64_t i, auto part) {
+        const Lanes size = abs(load(x + i, part) * inverse);
+        store(dx + i, select(at_least(all(kEndE4m3), size), load(dy + i, part), all(0.0f)), part);
+      });
+      continue;
+    }
     const ShiftedRange range = shifted_range(job.spec, all(grid.zero));
     over_lanes(length, [=](int64_t i, auto part) {
       const Lanes position = (load(x + i, part) - minimum) * inverse + all(kShift);

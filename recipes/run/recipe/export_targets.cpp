@@ -11,11 +11,13 @@ std::string number(int64_t value) {
   return fmt::format("{}", value);
 }
 
-// Q8_0, Q4_0 and Q4_1: blocks of 32 with scales (and minima) in f16. Larger groups and rows repeat
-// theirs.
+// Q8_0, Q5_0, Q4_0 and Q4_1: blocks of 32 with scales (and minima) in f16. Larger groups and rows
+// repeat theirs. Q4_K and Q6_K are grids of their own.
 std::optional<Misfit> gguf_misfit(const QuantizeOptions& quantize) {
   const WeightQuant& weights = quantize.weights;
-  if (!weights.bits) return std::nullopt;
+  if (!weights.bits || weights.spec().in_super_blocks()) return std::nullopt;
+  if (weights.form == Form::e4m3)
+    return Misfit{"quantize.weights.form", "integer, q4_k or q6_k", "e4m3"};
   if (weights.per == Per::group && weights.group % 32 != 0)
     return Misfit{"quantize.weights.group", "a multiple of 32", fmt::format("{}", weights.group)};
   if (!weights.symmetric && weights.offset == Offset::zero_point)
@@ -41,6 +43,11 @@ std::optional<Misfit> compressed_tensors_misfit(const QuantizeOptions& quantize)
   const WeightQuant& weights = quantize.weights;
   const ActivationQuant& activations = quantize.activations;
   if (!weights.bits) return std::nullopt;  // said where the export list is checked
+  if (weights.spec().in_super_blocks())
+    return Misfit{"quantize.weights.form", "integer or e4m3", word_of(weights.form)};
+  if (activations.bits && activations.form != weights.form)
+    return Misfit{"quantize.activations.form", word_of(weights.form) + ", as the weights,",
+                  word_of(activations.form)};
   if (!weights.symmetric && weights.offset == Offset::minimum)
     return Misfit{"quantize.weights.offset", "zero_point", "minimum"};
   if (weights.negative_scales())
@@ -61,6 +68,8 @@ std::optional<Misfit> packed_misfit(const QuantizeOptions& quantize, ExportForma
   const WeightQuant& weights = quantize.weights;
   if (!weights.bits) return Misfit{"quantize.weights.bits", "a number", "none"};
   const bool awq = format == ExportFormat::awq;
+  if (weights.form != Form::integer)
+    return Misfit{"quantize.weights.form", "integer", word_of(weights.form)};
   const int64_t bits = *weights.bits;
   if (awq ? bits != 4 : bits != 2 && bits != 4 && bits != 8)
     return Misfit{"quantize.weights.bits", awq ? "4" : "2, 4 or 8", number(bits)};
@@ -73,7 +82,6 @@ std::optional<Misfit> packed_misfit(const QuantizeOptions& quantize, ExportForma
   if (weights.scale_type != ScaleType::f16 && weights.scale_type != ScaleType::portable)
     return Misfit{"quantize.weights.scale_type", "f16 or portable", word_of(weights.scale_type)};
   return tables_misfit(quantize);
-  return std::nullopt;
 }
 
 }  // namespace
@@ -117,6 +125,7 @@ std::vector<std::string> target_warnings(const QuantizeOptions& quantize, Export
   if (packed) return lines;
   if (activations.bits && *activations.bits != 8)
     say(fmt::format("no known kernel multiplies {}-bit activations", *activations.bits));
+  if (weights.form == Form::e4m3) return lines;
   if (activations.bits && *weights.bits == 8 && (!weights.symmetric || weights.per == Per::group))
     say("vLLM's int8 kernels take symmetric weights per channel or tensor only");
   if (!activations.bits && weights.per == Per::group && weights.group != 32 &&
@@ -125,10 +134,13 @@ std::vector<std::string> target_warnings(const QuantizeOptions& quantize, Export
   return lines;
 }
 
-bool as_llama_cpp_computes(const ActivationQuant& activations) {
-  return *activations.bits == 8 && activations.symmetric && activations.dynamic &&
-         activations.per == ActivationPer::group && activations.group == 32 &&
-         activations.scale == ScaleRule::amax && activations.scale_type == ScaleType::f16 &&
+bool as_llama_cpp_computes(const QuantizeOptions& quantize) {
+  const ActivationQuant& activations = quantize.activations;
+  const bool k_type = quantize.weights.bits && quantize.weights.spec().in_super_blocks();
+  return *activations.bits == 8 && activations.form == Form::integer && activations.symmetric &&
+         activations.dynamic && activations.per == ActivationPer::group &&
+         activations.group == (k_type ? kSuperBlock : 32) && activations.scale == ScaleRule::amax &&
+         activations.scale_type == (k_type ? ScaleType::f32 : ScaleType::f16) &&
          activations.range == SymmetricRange::strict;
 }
 

@@ -20,7 +20,8 @@ std::optional<Misfit> misfit(const QuantizeOptions& quantize, ExportFormat forma
 /// What a format holds but no known runtime computes with, and what it leaves out; for the log.
 std::vector<std::string> target_warnings(const QuantizeOptions& quantize, ExportFormat format);
 
-/// True for activations as llama.cpp quantizes them beside Q8_0, Q4_0 and Q4_1 weights.
-bool as_llama_cpp_computes(const ActivationQuant& activations);
+/// True for activations as llama.cpp quantizes them beside these weights: Q8_0, or Q8_K beside
+/// K-types.
+bool as_llama_cpp_computes(const QuantizeOptions& quantize);
 
 }  // namespace qat::recipe

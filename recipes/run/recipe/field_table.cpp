@@ -325,6 +325,12 @@ void add_quantize_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW(quantize.weights.bits, whole(2, 8), Matters::yes,
                          "Bits of a weight code; none leaves weights as they are.",
                          {.default_note = preset, .nicknames = {"w_bits", "num_bits"}}));
+  rows.push_back(QAT_ROW(
+      quantize.weights.form, word(), Matters::yes,
+      "What a code is: an integer; e4m3, an 8-bit float; q4_k and q6_k, integers of 4 and 6 bits "
+      "whose scales are small multiples of one number a super-block of 256 (GGUF), which decides "
+      "the other keys of the grid.",
+      {.when = kWeights, .default_note = preset, .nicknames = {"type", "format"}}));
   rows.push_back(
       QAT_ROW(quantize.weights.per, word(), Matters::yes,
               "What shares a scale: an output channel, a group within one, the matrix.",
@@ -377,6 +383,9 @@ void add_quantize_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW(quantize.activations.bits, whole(2, 8), Matters::yes,
                          "Bits of an activation code; none leaves activations as they are.",
                          {.default_note = preset, .nicknames = {"a_bits", "num_bits"}}));
+  rows.push_back(QAT_ROW(quantize.activations.form, word(), Matters::yes,
+                         "What a code is: an integer, or e4m3, an 8-bit float.",
+                         {.when = kActivations, .default_note = preset}));
   rows.push_back(
       QAT_ROW(quantize.activations.per, word(), Matters::yes,
               "What shares a scale: a token, a group within one, or the whole tensor.",
@@ -445,7 +454,8 @@ void add_quantize_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW(quantize.layers, layer_ranges(), Matters::yes,
                          "Layers to quantize, counted from 0, such as [0-3, 7]; empty: all."));
   rows.push_back(QAT_ROW(quantize.embeddings, word(), Matters::yes,
-                         "Grid of the embeddings: q8_0 is int8 in blocks of 32 with f16 scales. "
+                         "Grid of the embeddings: q8_0 is int8 in blocks of 32 with f16 scales, "
+                         "q6_k int6 in super-blocks of 256 (q8_0 where those do not divide a row). "
                          "With a tied head it is the head's too.",
                          {.default_note = preset}));
   rows.push_back(QAT_ROW(quantize.head, word(), Matters::yes,

@@ -91,6 +91,43 @@ ActivationQuant ggml_q8_0_activations() {
   return activations;
 }
 
+WeightQuant ggml_super_blocks(const QuantSpec& grid) {
+  WeightQuant weights;
+  weights.bits = grid.bits;
+  weights.form = grid.form;
+  weights.per = Per::group;
+  weights.group = grid.group;
+  weights.scale = grid.rule;
+  weights.scale_type = grid.scale_type;
+  weights.fallback = WeightQuant::Fallback::ggml;
+  weights.symmetric = grid.symmetric();
+  if (grid.has_minimum()) weights.offset = Offset::minimum;
+  if (grid.range == Range::full) weights.range = SymmetricRange::full;
+  return weights;
+}
+
+/// What llama.cpp does to an activation before a product with such weights: Q8_K.
+ActivationQuant ggml_q8_k_activations() {
+  ActivationQuant activations = ggml_q8_0_activations();
+  activations.group = kSuperBlock;
+  activations.scale_type = ScaleType::f32;
+  return activations;
+}
+
+/// float8, one scale amax/448 an output channel.
+WeightQuant e4m3_per_channel() {
+  WeightQuant weights = int8_per_channel(ScaleType::bf16);
+  weights.form = Form::e4m3;
+  return weights;
+}
+
+/// float8, one scale amax/448 a token, computed as the model runs.
+ActivationQuant e4m3_per_token() {
+  ActivationQuant activations = int8_per_token();
+  activations.form = Form::e4m3;
+  return activations;
+}
+
 WeightQuant portable(WeightQuant weights) {
   weights.fallback = WeightQuant::Fallback::unquantized;
   return weights;
@@ -124,6 +161,10 @@ const std::vector<Preset>& presets() {
        "the weights of ct_w4a8; activations stay as they are",
        groups_of_128(ScaleType::portable, smaller_group),
        {}},
+      {"ct_fp8", "compressed-tensors float-quantized",
+       "float8 (e4m3) weights, one scale amax/448 an output channel, exact in bf16; float8 "
+       "activations, amax/448 a token",
+       e4m3_per_channel(), e4m3_per_token()},
       {"gptq_w4_g128",
        "GPTQ",
        "int4 weights in groups of 128 (64 or 32 for all where those do not divide every row), "
@@ -154,6 +195,15 @@ const std::vector<Preset>& presets() {
        "int4 weights in blocks of 32 counted from their minimum, scale and minimum in f16; "
        "activations, embeddings and head as gguf_q8_0",
        ggml_q4_1(), ggml_q8_0_activations(), TableGrid::q8_0},
+      {"gguf_q4_k", "llama.cpp Q4_K",
+       "int4 weights in super-blocks of 256 (Q5_0 where those do not divide a row), scales and "
+       "minima by least squares; activations in Q8_K blocks, as llama.cpp multiplies them; "
+       "embeddings and head in Q6_K",
+       ggml_super_blocks(q4_k_grid()), ggml_q8_k_activations(), TableGrid::q6_k},
+      {"gguf_q6_k", "llama.cpp Q6_K",
+       "int6 weights in super-blocks of 256 (Q8_0 where those do not divide a row), scales by "
+       "least squares; activations, embeddings and head as gguf_q4_k",
+       ggml_super_blocks(q6_k_grid()), ggml_q8_k_activations(), TableGrid::q6_k},
       {"portable_w4",
        "GGUF Q4_0, compressed-tensors and GPTQ at once",
        "int4 weights in groups of 32, codes -8..7, least-squares scales exact in bf16 and fp16; "

@@ -19,6 +19,7 @@ QuantSpec WeightQuant::spec() const {
   if (!symmetric && offset == Offset::minimum) spec.range = Range::minimum;
   spec.rule = scale;
   spec.scale_type = scale_type;
+  spec.form = form;
   return spec;
 }
 
@@ -33,6 +34,7 @@ QuantSpec ActivationQuant::spec() const {
   spec.range = range_of(symmetric, range);
   spec.rule = scale;
   spec.scale_type = scale_type;
+  spec.form = form;
   return spec;
 }
 

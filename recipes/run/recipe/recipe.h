@@ -21,7 +21,7 @@ enum class ActivationPer { token, tensor, group };
 enum class KvType { none, q8_0, q4_0, int8, int4 };
 enum class KvPer { token, head, group };
 enum class Offset { zero_point, minimum };
-enum class TableGrid { none, q8_0 };
+enum class TableGrid { none, q8_0, q6_k };
 enum class SymmetricRange { strict, full };
 enum class CalibrationRange { min_max, percentile, mse };
 enum class EnableOrder { front_to_back, back_to_front, sensitivity };
@@ -108,6 +108,7 @@ struct DataOptions {
 /// How weights are quantized; spec() is meaningful when bits is set.
 struct WeightQuant {
   std::optional<int64_t> bits;  ///< none: weights stay as they are
+  Form form = Form::integer;
   Per per = Per::row;
   int64_t group = 0;
   bool symmetric = true;
@@ -123,12 +124,15 @@ struct WeightQuant {
   bool group_by_hand = false;
   /// What becomes of a matrix whose rows the preset's groups do not divide; goes with the preset:
   /// int8 a channel; nothing is quantized; the largest smaller group (64, 32) that divides it, or
-  /// that divides all of them (for formats with one group size), else a scale a channel.
+  /// that divides all of them (for formats with one group size), else a scale a channel; what
+  /// llama.cpp's quantizer takes for rows that super-blocks do not divide: Q5_0 for Q4_K, Q8_0 for
+  /// Q6_K, nothing where 32 does not divide them.
   enum class Fallback {
     int8_rows,
     unquantized,
     smaller_group,
-    smaller_group_for_all
+    smaller_group_for_all,
+    ggml
   } fallback = Fallback::int8_rows;
 
   QuantSpec spec() const;
@@ -142,6 +146,7 @@ struct WeightQuant {
 /// How the inputs of quantized matrices are quantized; spec() is meaningful when bits is set.
 struct ActivationQuant {
   std::optional<int64_t> bits;  ///< none: activations stay as they are
+  Form form = Form::integer;    ///< or e4m3
   ActivationPer per = ActivationPer::token;
   int64_t group = 0;
   bool dynamic = true;  ///< false: the range comes from calibration (quantize.calibrate)

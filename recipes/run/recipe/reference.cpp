@@ -58,9 +58,16 @@ std::string meaning(const Field& field) {
 
 std::string grid_text(const QuantSpec& spec, bool quantized, const std::string& row_word) {
   if (!quantized) return "not quantized";
+  if (spec.form == Form::q4_k)
+    return "Q4_K: int4 in super-blocks of 256, 6-bit scales and minima per group of 32";
+  if (spec.form == Form::q6_k)
+    return "Q6_K: int6 in super-blocks of 256, 8-bit scales per group of 16";
   const std::string per = spec.per == Per::group    ? fmt::format("group of {}", spec.group)
                           : spec.per == Per::tensor ? "tensor"
                                                     : row_word;
+  if (spec.form == Form::e4m3)
+    return fmt::format("float8 e4m3, up to 448, a scale per {} ({}, {})", per, word_of(spec.rule),
+                       word_of(spec.scale_type));
   return fmt::format("int{}, codes {} to {}, a scale per {} ({}, {})", spec.bits, spec.qmin(),
                      spec.qmax(), per, word_of(spec.rule), word_of(spec.scale_type));
 }
@@ -92,7 +99,10 @@ begins with `# yaml-language-server: $schema=recipe.schema.json`.
 | `smollm2-gptq.yaml` | to GPTQ, and the same codes to compressed-tensors |
 | `smollm2-awq.yaml` | to AWQ's container, with zero points |
 | `gsm8k-w8a8.yaml` | SmolLM2-135M-Instruct on questions and answers, the loss on the answers only |
+| `smollm2-gguf-q4_0.yaml` | to a GGUF file of Q4_0 blocks, for llama.cpp |
 | `pretrain-tiny.yaml` | a small story model from nothing, quantized in the last third |
+| `pretrain-tiny-256.yaml` | another one, whose rows divide into super-blocks of 256 |
+| `tiny-gguf-q4_k.yaml` | that one to a GGUF file of Q4_K and Q6_K, for llama.cpp |
 
 ## How a recipe is read
 

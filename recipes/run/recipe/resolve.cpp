@@ -70,9 +70,34 @@ void drop_outdated(Sources& sources, Recipe& recipe, const Recipe& defaults,
   }
 }
 
+/// A form written by hand decides what else its grid is made of.
+void fill_form(WeightQuant& weights, const Sources& sources) {
+  if (!weights.bits || weights.form == Form::integer) return;
+  const auto fill = [&](const char* name, auto& member, auto value) {
+    if (!sources.by_hand(std::string("quantize.weights.") + name)) member = value;
+  };
+  if (weights.form == Form::e4m3) {
+    fill("bits", weights.bits, 8);
+    fill("symmetric", weights.symmetric, true);
+    fill("scale", weights.scale, ScaleRule::amax);
+    return;
+  }
+  const QuantSpec grid = weights.form == Form::q4_k ? q4_k_grid() : q6_k_grid();
+  fill("bits", weights.bits, grid.bits);
+  fill("per", weights.per, grid.per);
+  fill("group", weights.group, grid.group);
+  fill("symmetric", weights.symmetric, grid.symmetric());
+  fill("offset", weights.offset, Offset::minimum);
+  fill("range", weights.range, SymmetricRange::full);
+  fill("scale", weights.scale, grid.rule);
+  fill("scale_type", weights.scale_type, grid.scale_type);
+  weights.fallback = WeightQuant::Fallback::ggml;
+}
+
 void fill_quantize(Recipe& recipe, const Sources& sources) {
   WeightQuant& weights = recipe.quantize.weights;
   const std::string w = "quantize.weights.", a = "quantize.activations.";
+  if (sources.by_hand(w + "form")) fill_form(weights, sources);
   weights.group_by_hand = sources.by_hand(w + "group");
   if (weights.group_by_hand && !sources.by_hand(w + "per")) weights.per = Per::group;
   if (weights.per != Per::group && !weights.group_by_hand) weights.group = 0;
@@ -222,7 +247,58 @@ void check_trained_scales(const Recipe& recipe, const Sources& sources) {
                     "LSQ's start is that of a grid around 0: change one of the two");
 }
 
+/// A key that the form of codes leaves no choice.
+void check_forms(const Recipe& recipe, const Sources& sources) {
+  const auto demand = [&](const std::string& key, bool holds, const std::string& expected,
+                          const std::string& form_key, Form form) {
+    if (!holds)
+      refuse_together(sources, key,
+                      fmt::format("{} with {}: {}", expected, form_key, word_of(form)),
+                      yaml_value(*find_field(key), find_field(key)->get(recipe)),
+                      fmt::format("remove it, or set {}: integer", form_key));
+  };
+  const WeightQuant& weights = recipe.quantize.weights;
+  const std::string w = "quantize.weights.", a = "quantize.activations.";
+  if (weights.bits && weights.form != Form::integer) {
+    const auto want = [&](const char* name, bool holds, const std::string& expected) {
+      demand(w + name, holds, expected, w + "form", weights.form);
+    };
+    const bool e4m3 = weights.form == Form::e4m3;
+    const QuantSpec grid = weights.form == Form::q4_k ? q4_k_grid() : q6_k_grid();
+    const QuantSpec spec = weights.spec();
+    want("bits", spec.bits == (e4m3 ? 8 : grid.bits), fmt::format("{}", e4m3 ? 8 : grid.bits));
+    want("per", e4m3 ? spec.per != Per::group : spec.per == grid.per,
+         e4m3 ? "channel or tensor" : "group");
+    want("symmetric", weights.symmetric == (e4m3 || grid.symmetric()),
+         e4m3 || grid.symmetric() ? "true" : "false");
+    want("scale", spec.rule == (e4m3 ? ScaleRule::amax : grid.rule),
+         word_of(e4m3 ? ScaleRule::amax : grid.rule));
+    want("rounding", weights.rounding == Rounding::nearest, "nearest");
+    if (!e4m3) {
+      want("group", spec.group == grid.group, fmt::format("{}", grid.group));
+      if (grid.symmetric())
+        want("range", spec.range == grid.range, "full");
+      else
+        want("offset", spec.range == grid.range, "minimum");
+      want("scale_type", spec.scale_type == grid.scale_type, "f16");
+    }
+  }
+  const ActivationQuant& activations = recipe.quantize.activations;
+  if (!activations.bits || activations.form == Form::integer) return;
+  if (activations.form != Form::e4m3)
+    refuse_together(sources, a + "form", "integer or e4m3", word_of(activations.form),
+                    "such super-blocks are for weights alone");
+  const auto want = [&](const char* name, bool holds, const std::string& expected) {
+    demand(a + name, holds, expected, a + "form", activations.form);
+  };
+  want("bits", *activations.bits == 8, "8");
+  want("symmetric", activations.symmetric, "true");
+  want("scale", activations.scale == ScaleRule::amax, "amax");
+  want("dynamic", activations.dynamic, "true");
+}
+
 void check_quantize(const Recipe& recipe, const Sources& sources) {
+  check_forms(recipe, sources);
   const auto& [weights, activations] =
       std::tie(recipe.quantize.weights, recipe.quantize.activations);
   if (weights.bits) {
@@ -236,7 +312,7 @@ void check_quantize(const Recipe& recipe, const Sources& sources) {
                       "ggml",
                       "ggml's rule is for models that are not trained: change one of the two");
     check_trained_scales(recipe, sources);
-    if (!weights.symmetric && weights.offset == Offset::minimum &&
+    if (!weights.symmetric && weights.offset == Offset::minimum && weights.form == Form::integer &&
         weights.scale != ScaleRule::min_max)
       refuse_together(sources, "quantize.weights.scale",
                       "min_max where quantize.weights.offset is minimum", word_of(weights.scale),
@@ -278,6 +354,11 @@ void check_solver(const Recipe& recipe, const Sources& sources) {
     return;
   }
   const std::string kind = word_of(quantize.solver.kind);
+  if (quantize.weights.form != Form::integer)
+    refuse_together(
+        sources, "quantize.solver.kind",
+        fmt::format("rtn where quantize.weights.form is {}", word_of(quantize.weights.form)), kind,
+        "it solves for integers with a scale of their own: change one of the two");
   if (quantize.weights.rounding != Rounding::nearest)
     refuse_together(sources, "quantize.weights.rounding",
                     fmt::format("nearest where quantize.solver.kind is {}", kind),
@@ -455,7 +536,7 @@ void add_warnings(Recipe& recipe, const Sources& sources) {
   auto& lines = recipe.warnings;
   const QuantizeOptions& quantize = recipe.quantize;
   const TrainOptions& train = recipe.train;
-  if (quantize.weights.bits) {
+  if (quantize.weights.bits && !quantize.weights.spec().in_super_blocks()) {
     const WeightQuant& weights = quantize.weights;
     if (*weights.bits != 8 && *weights.bits != 4)
       lines.push_back(fmt::format(
@@ -471,10 +552,13 @@ void add_warnings(Recipe& recipe, const Sources& sources) {
     for (const std::string& line : target_warnings(quantize, format)) lines.push_back(line);
   const auto& exports = recipe.exports;
   if (std::find(exports.begin(), exports.end(), ExportFormat::gguf) != exports.end() &&
-      quantize.activations.bits && !as_llama_cpp_computes(quantize.activations))
+      quantize.activations.bits && !as_llama_cpp_computes(quantize))
     lines.push_back(
-        "quantize.activations: llama.cpp computes with int8 in blocks of 32, scales in f16 (the "
-        "activations of the gguf presets), whatever was trained");
+        quantize.weights.bits && quantize.weights.spec().in_super_blocks()
+            ? "quantize.activations: llama.cpp computes with int8 in blocks of 256, scales in f32 "
+              "(the activations of gguf_q4_k), whatever was trained"
+            : "quantize.activations: llama.cpp computes with int8 in blocks of 32, scales in f16 "
+              "(the activations of the gguf presets), whatever was trained");
   if (quantize.any() && train.steps > 0 && train.warmup_bf16 >= train.steps)
     lines.push_back(
         fmt::format("train.warmup_bf16: {} of {} steps, so no step trains with quantization",
