@@ -300,10 +300,14 @@ class HeaderReader {
 }  // namespace
 
 struct GgufFile::Impl {
-  MappedFile file;
+  std::vector<MappedFile> files;
+  std::vector<std::string> paths;
   std::map<std::string, GgufValue, std::less<>> metadata;
   std::vector<GgufTensor> tensors;
   std::map<std::string_view, const GgufTensor*> by_name;
+
+  // The other files of a split model, whose first says that there are `count`.
+  void add_parts(int64_t count, int64_t number, int64_t total);
 
   // The value under a key as T; nullptr when absent.
   template <class T>
@@ -311,25 +315,89 @@ struct GgufFile::Impl {
     const auto at = metadata.find(key);
     if (at == metadata.end()) return nullptr;
     const T* value = std::get_if<T>(&at->second);
-    if (!value) refuse("{}: metadata key {} is not {}", file.path(), printable(key), wanted);
+    if (!value) refuse("{}: metadata key {} is not {}", paths.front(), printable(key), wanted);
     return value;
   }
 };
+
+namespace {
+
+// "model-00001-of-00003.gguf" without its end; refuses a name that says something else.
+std::string split_stem(const std::string& path, int64_t number, int64_t count) {
+  const std::string end = fmt::format("-{:05}-of-{:05}.gguf", number + 1, count);
+  if (!path.ends_with(end))
+    refuse("{}: says it is part {} of {}, so its name must end in {}, as gguf-split writes it",
+           path, number + 1, count, end);
+  return path.substr(0, path.size() - end.size());
+}
+
+// -1 where the key is missing or no number.
+int64_t split_value(const std::map<std::string, GgufValue, std::less<>>& metadata,
+                    const char* key) {
+  const auto at = metadata.find(key);
+  if (at == metadata.end()) return -1;
+  if (const uint64_t* value = std::get_if<uint64_t>(&at->second))
+    return int64_t(std::min<uint64_t>(*value, 1u << 30));
+  const int64_t* value = std::get_if<int64_t>(&at->second);
+  return value && *value >= 0 ? *value : -1;
+}
+
+}  // namespace
+
+void GgufFile::Impl::add_parts(int64_t count, int64_t number, int64_t total) {
+  const std::string first = paths.front();
+  if (count < 1 || count > 65535) refuse("{}: {} is {}", first, kSplitCount, count);
+  if (number < 0 || number >= count)
+    refuse("{}: {} is {}, of {} parts", first, kSplitNumber, number, count);
+  const std::string stem = split_stem(first, number, count);
+  if (number != 0)
+    refuse("{}: is part {} of {} of a split model; open the first, {}-00001-of-{:05}.gguf", first,
+           number + 1, count, stem, count);
+  std::unordered_set<std::string> names;
+  for (const GgufTensor& tensor : tensors) names.insert(tensor.name);
+  for (int64_t part = 1; part < count; ++part) {
+    const std::string path = fmt::format("{}-{:05}-of-{:05}.gguf", stem, part + 1, count);
+    files.push_back(MappedFile::open(path));
+    paths.push_back(path);
+    std::map<std::string, GgufValue, std::less<>> keys;
+    std::vector<GgufTensor> more;
+    HeaderReader(files.back()).read(keys, more);
+    if (split_value(keys, kSplitNumber) != part || split_value(keys, kSplitCount) != count)
+      refuse("{}: says it is part {} of {}, expected part {} of {}; is it of another model?", path,
+             split_value(keys, kSplitNumber) + 1, split_value(keys, kSplitCount), part + 1, count);
+    for (GgufTensor& tensor : more) {
+      if (!names.insert(tensor.name).second)
+        refuse("{}: tensor {} is in an earlier part already", path, printable(tensor.name));
+      tensor.file = uint32_t(part);
+      tensors.push_back(std::move(tensor));
+    }
+  }
+  if (total >= 0 && total != int64_t(tensors.size()))
+    refuse("{}: its {} parts hold {} tensors, {} says {}", first, count, tensors.size(),
+           kSplitTensors, total);
+}
 
 GgufFile::GgufFile() = default;
 GgufFile::~GgufFile() = default;
 
 std::shared_ptr<const GgufFile> GgufFile::open(const std::string& path) {
   std::shared_ptr<GgufFile> result(new GgufFile);
-  result->impl_.reset(new Impl{MappedFile::open(path), {}, {}, {}});
+  result->impl_.reset(new Impl);
   Impl& impl = *result->impl_;
-  HeaderReader(impl.file).read(impl.metadata, impl.tensors);
+  impl.files.push_back(MappedFile::open(path));
+  impl.paths.push_back(path);
+  HeaderReader(impl.files.front()).read(impl.metadata, impl.tensors);
+  if (const int64_t count = result->integer(kSplitCount, 1); count != 1)
+    impl.add_parts(count, result->integer(kSplitNumber, -1), result->integer(kSplitTensors, -1));
   for (const GgufTensor& tensor : impl.tensors) impl.by_name.emplace(tensor.name, &tensor);
   return result;
 }
 
 const std::string& GgufFile::path() const {
-  return impl_->file.path();
+  return impl_->paths.front();
+}
+const std::vector<std::string>& GgufFile::files() const {
+  return impl_->paths;
 }
 const std::map<std::string, GgufValue, std::less<>>& GgufFile::metadata() const {
   return impl_->metadata;
@@ -386,14 +454,14 @@ void GgufFile::read_rows(const GgufTensor& tensor, int64_t row, int64_t rows, fl
         path(), printable(tensor.name), gguf_type_name(tensor.type));
   if (row < 0 || rows < 0 || row + rows > tensor.shape.rows())
     internal_error("{}: rows [{}, {}) of {} do not exist", path(), row, row + rows, tensor.name);
-  impl_->file.check_unchanged();
+  impl_->files[tensor.file].check_unchanged();
   const int64_t blocks_in_row = tensor.shape.cols() / block.elements;
   decode_blocks(GgufType(tensor.type), data(tensor) + row * blocks_in_row * block.bytes,
                 rows * blocks_in_row, out);
 }
 
 const std::byte* GgufFile::data(const GgufTensor& tensor) const {
-  return impl_->file.data() + tensor.offset;
+  return impl_->files[tensor.file].data() + tensor.offset;
 }
 
 }  // namespace qat

@@ -1,5 +1,5 @@
-// Reading GGUF v2/v3 files: metadata, tensor list, dequantized tensors. The file is mapped, not
-// read.
+// Reading GGUF v2/v3 files: metadata, tensor list, dequantized tensors. Files are mapped, not read.
+// A model that was split into several files is opened by its first.
 #pragma once
 
 #include <cstdint>
@@ -18,20 +18,29 @@ namespace qat {
 using GgufValue = std::variant<uint64_t, int64_t, double, bool, std::string,
                                std::vector<std::string>, std::vector<double>, std::vector<int64_t>>;
 
+/// Keys of every part of a split model: which it is, of how many, and how many tensors all have.
+inline constexpr const char* kSplitNumber = "split.no";
+inline constexpr const char* kSplitCount = "split.count";
+inline constexpr const char* kSplitTensors = "split.tensors.count";
+
 struct GgufTensor {
   std::string name;
   Shape shape;      ///< row-major order ([out, in]), the reverse of the file's
   uint32_t type;    ///< ggml type id (0 F32, 1 F16, 2 Q4_0, 3 Q4_1, 8 Q8_0, 30 BF16, ...)
-  uint64_t offset;  ///< from the start of the file
+  uint64_t offset;  ///< from the start of its file
   uint64_t bytes;
+  uint32_t file = 0;  ///< which of files() holds it
 };
 
 class GgufFile {
  public:
-  /// Maps and checks the whole header. Throws Error(refused) naming file, offset and cause.
+  /// Maps and checks the whole header, and those of the other files of a split model. Throws
+  /// Error(refused) naming file, offset and cause.
   static std::shared_ptr<const GgufFile> open(const std::string& path);
 
   const std::string& path() const;
+  /// One, or the parts of a split model in their order.
+  const std::vector<std::string>& files() const;
   const std::map<std::string, GgufValue, std::less<>>& metadata() const;
   /// Typed look-ups; nullptr / default when the key is absent, Error(refused) on another type.
   const std::string* string(std::string_view key) const;

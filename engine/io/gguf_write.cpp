@@ -6,6 +6,7 @@
 
 #include "engine/core/error.h"
 #include "engine/io/atomic_file.h"
+#include "engine/io/gguf.h"
 
 namespace qat {
 namespace {
@@ -29,7 +30,7 @@ class Header {
   }
 
   void put_field(const GgufField& field) {
-    enum : uint32_t { kU32 = 4, kI32 = 5, kF32 = 6, kBool = 7, kString = 8, kArray = 9 };
+    enum : uint32_t { kU16 = 2, kU32 = 4, kI32 = 5, kF32 = 6, kBool = 7, kString = 8, kArray = 9 };
     const auto array = [&](uint32_t type, size_t count) {
       put(uint32_t(kArray));
       put(type);
@@ -38,6 +39,12 @@ class Header {
     if (const auto* number = std::get_if<uint32_t>(&field)) {
       put(uint32_t(kU32));
       put(*number);
+    } else if (const auto* small = std::get_if<uint16_t>(&field)) {
+      put(uint32_t(kU16));
+      put(*small);
+    } else if (const auto* integer = std::get_if<int32_t>(&field)) {
+      put(uint32_t(kI32));
+      put(*integer);
     } else if (const auto* real = std::get_if<float>(&field)) {
       put(uint32_t(kF32));
       put(*real);
@@ -131,6 +138,46 @@ void write_gguf(const std::string& path, const std::vector<GgufKey>& keys,
   }
   file.sync();
   file.close();
+}
+
+std::string split_name(const std::string& path, int part, int parts) {
+  const std::string_view extension = ".gguf";
+  const std::string stem =
+      path.ends_with(extension) ? path.substr(0, path.size() - extension.size()) : path;
+  return fmt::format("{}-{:05}-of-{:05}.gguf", stem, part + 1, parts);
+}
+
+std::string write_gguf_split(
+    const std::string& path, const std::vector<GgufKey>& keys,
+    const std::vector<GgufEntry>& entries, uint64_t most_bytes,
+    const std::function<void(const GgufEntry&, const GgufSink&)>& contents) {
+  std::vector<std::vector<GgufEntry>> parts(1);
+  uint64_t in_part = 0;
+  for (const GgufEntry& entry : entries) {
+    const uint64_t bytes = padded(entry.bytes());
+    if (in_part > 0 && (bytes > most_bytes || in_part > most_bytes - bytes)) {
+      parts.emplace_back();
+      in_part = 0;
+    }
+    parts.back().push_back(entry);
+    in_part += bytes;
+  }
+  if (parts.size() == 1) {
+    write_gguf(path, keys, entries, contents);
+    return path;
+  }
+  if (parts.size() > 65535)
+    refuse("{}: {} split files, a GGUF model has at most 65535; allow larger ones", path,
+           parts.size());
+  const int count = int(parts.size());
+  for (int part = 0; part < count; ++part) {
+    std::vector<GgufKey> own = part == 0 ? keys : std::vector<GgufKey>{};
+    own.push_back({kSplitNumber, uint16_t(part)});
+    own.push_back({kSplitCount, uint16_t(count)});
+    own.push_back({kSplitTensors, int32_t(entries.size())});
+    write_gguf(split_name(path, part, count), own, parts[size_t(part)], contents);
+  }
+  return split_name(path, 0, count);
 }
 
 }  // namespace qat

@@ -98,18 +98,23 @@ class Writer {
     return fmt::format("{}-{}.gguf", options_.name, gguf_block(uint32_t(type_))->name);
   }
 
-  void write(const std::string& path) {
+  /// Returns the path of the first file.
+  std::string write(const std::string& path) {
     std::vector<GgufKey> keys = model_keys(config_, options_.name, type_);
     std::vector<GgufKey> tokens = tokenizer_keys(options_.tokenizer, config_);
     std::move(tokens.begin(), tokens.end(), std::back_inserter(keys));
-    write_gguf(path, keys, entries_, [this](const GgufEntry& entry, const GgufSink& sink) {
+    const auto contents = [this](const GgufEntry& entry, const GgufSink& sink) {
       if (entry.name == kDivisors) return sink(divisors_.data(), divisors_.size() * 4);
       const ExportTensor& tensor = *tensors_.at(entry.name);
       if (holds_codes(entry.type))
         write_codes(entry, tensor, sink);
       else
         write_floats(entry, tensor, sink);
-    });
+    };
+    if (options_.max_file_bytes > 0)
+      return write_gguf_split(path, keys, entries_, options_.max_file_bytes, contents);
+    write_gguf(path, keys, entries_, contents);
+    return path;
   }
 
   /// "" or what differs first from what was trained.
@@ -265,14 +270,13 @@ std::string export_gguf(const std::string& directory, const ExportModel& model,
     if (tensor.quantized()) check_grid(tensor.name, *tensor.quant.weight, tensor.shape.cols());
   StagedDirectory staged(directory);
   Writer writer(model, config, options);
-  const std::string path = staged.path() + "/" + writer.file_name();
-  writer.write(path);
+  const std::string path = writer.write(staged.path() + "/" + writer.file_name());
   verify_or_keep(staged, [&] {
     const std::string difference = writer.difference_of(path);
     return difference.empty() && model.check ? model.check(path) : difference;
   });
   staged.commit();
-  return directory + "/" + writer.file_name();
+  return directory + path.substr(path.rfind('/'));
 }
 
 }  // namespace qat

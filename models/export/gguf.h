@@ -13,6 +13,8 @@ struct GgufOptions {
   std::string name = "model";  ///< general.name; the file is <name>-<type>.gguf
   /// null: a file without a tokenizer, which takes token ids only.
   const Tokenizer* tokenizer = nullptr;
+  /// Tensors of a larger model are split over several files; 0: one file, however large.
+  uint64_t max_file_bytes = 0;
 };
 
 /// Refuses what a GGUF file of this model could not say: a grid, a bias, a tokenizer. Costs
@@ -23,8 +25,8 @@ void check_gguf_export(const ModelConfig& config, const QuantPlan& plan,
 /// Writes `directory`/<name>-<type>.gguf, reads it back with the reader of GGUF models, compares
 /// it, and only then gives the directory its name. Matrices that are not quantized are stored as
 /// F16 or BF16, whichever is exact; where neither is, as F16, or BF16 if a value is beyond F16.
-/// Returns the file's path. Throws Error(cannot_write), or Error(not_verified) with what was
-/// written kept aside.
+/// Returns the path of the (first) file. Throws Error(cannot_write), or Error(not_verified) with
+/// what was written kept aside.
 std::string export_gguf(const std::string& directory, const ExportModel& model,
                         const GgufOptions& options);
 

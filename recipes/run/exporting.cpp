@@ -81,7 +81,10 @@ class Exporter {
         return export_awq(directory, model, files(),
                           {.type = type(StoredType::f16), .max_shard_bytes = shard});
       case recipe::ExportFormat::gguf:
-        export_gguf(directory, model, {.name = model_name(), .tokenizer = &in_.tokenizer});
+        export_gguf(directory, model,
+                    {.name = model_name(),
+                     .tokenizer = &in_.tokenizer,
+                     .max_file_bytes = settings_.max_split_bytes});
         return;
     }
   }
@@ -309,6 +312,14 @@ json export_as(const ExportInputs& in, recipe::ExportFormat format, const std::s
   return done;
 }
 
+ExportSettings export_settings(const recipe::Recipe& recipe) {
+  ExportSettings settings;
+  settings.max_shard_bytes = *recipe::bytes_of_size(recipe.max_shard_size);
+  settings.max_split_bytes =
+      recipe.split_max_size == "none" ? 0 : *recipe::bytes_of_size(recipe.split_max_size);
+  return settings;
+}
+
 json export_all(const FinishInputs& in) {
   json done = json::object();
   if (in.recipe.exports.empty()) return done;
@@ -344,7 +355,7 @@ json export_all(const FinishInputs& in) {
           "peft: the adapter belongs to the {} base; on the unquantized one it is another "
           "model",
           recipe::word_of(in.recipe.adapter.base));
-    done[name] = export_as(inputs, format, root + "/" + name);
+    done[name] = export_as(inputs, format, root + "/" + name, export_settings(in.recipe));
   }
   return done;
 }

@@ -33,13 +33,17 @@ struct ExportInputs {
 
 struct ExportSettings {
   std::optional<StoredType> type;  ///< of what is not quantized; nothing: the format's usual one
-  uint64_t max_shard_bytes = uint64_t(5) << 30;
+  uint64_t max_shard_bytes = 5'000'000'000;  ///< of a safetensors file
+  uint64_t max_split_bytes = 0;              ///< of a GGUF file; 0: one file
 };
 
 /// Writes and verifies one format; returns what result.json says of it. Throws Error(not_verified)
 /// when the file does not read back as it is, or does not compute what the model computes.
 nlohmann::json export_as(const ExportInputs& inputs, recipe::ExportFormat format,
                          const std::string& directory, const ExportSettings& settings = {});
+
+/// What a recipe says of the files it exports.
+ExportSettings export_settings(const recipe::Recipe& recipe);
 
 /// Every format the recipe asks for, under export/.
 nlohmann::json export_all(const FinishInputs& inputs);

@@ -118,7 +118,9 @@ Inspection inspect_gguf(const std::string& path) {
     result.facts.emplace_back("architecture", printable(*architecture));
   if (const std::string* name = file->string("general.name"))
     result.facts.emplace_back("name", printable(*name));
-  add_files({path}, result);
+  if (file->files().size() > 1)
+    result.facts.emplace_back("split", fmt::format("{} files", file->files().size()));
+  add_files(file->files(), result);
   return result;
 }
 

@@ -21,7 +21,7 @@ namespace qat {
 namespace {
 
 struct Options {
-  std::string model, format, output, ptq, text, dtype, max_shard = "5GB";
+  std::string model, format, output, ptq, text, dtype, max_shard = "5GB", max_split;
   int threads = 0;
   bool json = false;
 };
@@ -38,19 +38,10 @@ bool stores_codes(recipe::ExportFormat format) {
 }
 
 // "200MB", "5GB": decimal units, as other tools read them.
-uint64_t shard_bytes(const std::string& text) {
-  size_t end = 0;
-  double value = 0;
-  try {
-    value = std::stod(text, &end);
-  } catch (const std::exception&) {
-    end = 0;
-  }
-  const std::string unit = text.substr(end);
-  const double factor = unit == "GB" ? 1e9 : unit == "MB" ? 1e6 : unit == "KB" ? 1e3 : 0.0;
-  if (end == 0 || factor == 0.0 || !(value * factor >= 1) || value * factor > 1e15)
-    refuse("--max-shard-size: expected a size such as 500MB or 5GB, got {}", text);
-  return uint64_t(value * factor);
+uint64_t size_option(const char* option, const std::string& text) {
+  const auto bytes = recipe::bytes_of_size(text);
+  if (!bytes) refuse("{}: expected a size such as 500MB or 5GB, got {}", option, text);
+  return *bytes;
 }
 
 // A model that was never on a grid is put on one only where the command says so.
@@ -117,7 +108,9 @@ Exit run(const Options& options) {
   namespace fs = std::filesystem;
   const recipe::ExportFormat format = format_named(options.format);
   ExportSettings settings;
-  settings.max_shard_bytes = shard_bytes(options.max_shard);
+  settings.max_shard_bytes = size_option("--max-shard-size", options.max_shard);
+  if (!options.max_split.empty())
+    settings.max_split_bytes = size_option("--split-max-size", options.max_split);
   if (options.dtype == "fp32") settings.type = StoredType::f32;
   if (options.dtype == "bf16") settings.type = StoredType::bf16;
   if (options.dtype == "fp16") settings.type = StoredType::f16;
@@ -195,7 +188,9 @@ int main(int argc, char** argv) {
                  "compare logits on this text (default: the run's held-out one, or a built-in)");
   app.add_option("--dtype", options.dtype, "of what is not quantized (default: the format's)")
       ->check(CLI::IsMember({"fp32", "bf16", "fp16"}));
-  app.add_option("--max-shard-size", options.max_shard, "largest weight file, such as 500MB");
+  app.add_option("--max-shard-size", options.max_shard, "largest safetensors file, such as 500MB");
+  app.add_option("--split-max-size", options.max_split,
+                 "largest GGUF file, such as 2GB (default: one file)");
   app.add_option("--threads", options.threads, "0: all");
   app.add_flag("--json", options.json, "print one JSON object");
   return run_command(app, argc, argv, [&] { return run(options); });

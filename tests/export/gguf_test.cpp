@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "engine/core/random.h"
 #include "engine/io/gguf.h"
 #include "engine/io/gguf_codes.h"
@@ -212,6 +214,74 @@ TEST(ExportGguf, ScalesThatAreNoMultiplesHaveNoSuperBlock) {
   std::byte bytes[210];
   EXPECT_FALSE(pack_block(GgufType::q4_k, codes, scales, minima, bytes));
   EXPECT_FALSE(pack_block(GgufType::q6_k, codes, scales, nullptr, bytes));
+}
+
+std::vector<std::string> names_in(const std::string& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    names.push_back(entry.path().filename());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+TEST(ExportGguf, SplitsALargeModelAsGgufSplitDoes) {
+  const Folder folder;
+  const ExportModel model = small_model(only(kQ8));
+  const std::string first = export_gguf(
+      folder.file("out"), model, {.name = "m", .tokenizer = nullptr, .max_file_bytes = 20'000});
+  const std::vector<std::string> names = names_in(folder.file("out"));
+  const int parts = int(names.size());
+  ASSERT_GT(parts, 3);
+  EXPECT_EQ(first, folder.file("out/") + names.front());
+  EXPECT_EQ(names.front(), fmt::format("m-Q8_0-00001-of-{:05}.gguf", parts));
+  EXPECT_EQ(names.back(), fmt::format("m-Q8_0-{0:05}-of-{0:05}.gguf", parts));
+  const auto file = GgufFile::open(first);
+  EXPECT_EQ(file->files().size(), size_t(parts));
+  EXPECT_EQ(file->integer("split.count", 0), parts);
+  EXPECT_EQ(file->integer("split.tensors.count", 0), int64_t(model.tensors.size()));
+  EXPECT_TRUE(file->string("general.architecture"));
+  const auto source = ModelSource::open(first);
+  for (const ExportTensor& tensor : model.tensors) {
+    if (!tensor.quantized()) continue;
+    std::vector<float> expected(size_t(tensor.shape.count())), got(expected.size());
+    model.floats(tensor, expected.data());
+    source->read(tensor.name, got.data());
+    EXPECT_EQ(got, expected) << tensor.name;
+  }
+  // The whole model as one file has the very same tensors.
+  export_gguf(folder.file("one"), model, {.name = "m"});
+  const auto whole = GgufFile::open(folder.file("one/m-Q8_0.gguf"));
+  ASSERT_EQ(whole->tensors().size(), file->tensors().size());
+  for (const GgufTensor& tensor : whole->tensors()) {
+    const GgufTensor& part = *file->find(tensor.name);
+    ASSERT_EQ(part.bytes, tensor.bytes);
+    EXPECT_EQ(std::memcmp(file->data(part), whole->data(tensor), tensor.bytes), 0) << tensor.name;
+  }
+}
+
+TEST(ExportGguf, RefusesPartsThatAreNotOfOneModel) {
+  const Folder folder;
+  const auto write = [&](const char* name, const QuantSpec& spec) {
+    return export_gguf(folder.file(name), small_model(only(spec)),
+                       {.name = "m", .tokenizer = nullptr, .max_file_bytes = 20'000});
+  };
+  const std::string first = write("a", kQ8), other = write("b", kQ8);
+  const std::vector<std::string> names = names_in(folder.file("a"));
+  const std::string second = folder.file("a/" + names[1]), kept = test::bytes_of(second);
+  const auto said = [&](const std::string& path) { return refusal([&] { GgufFile::open(path); }); };
+  expect_mentions(said(second), {"is part 2 of", "open the first", names[0].c_str()});
+  folder.write("a/" + names[1], test::bytes_of(folder.file("b/" + names[2])));
+  expect_mentions(said(first), {names[1].c_str(), "says it is part 3", "expected part 2"});
+  folder.write("a/" + names[1], test::bytes_of(other));
+  expect_mentions(said(first), {names[1].c_str(), "says it is part 1"});
+  folder.write("a/" + names[1], kept.substr(0, kept.size() / 2));
+  expect_mentions(said(first), {names[1].c_str(), "truncated"});
+  std::filesystem::remove(second);
+  expect_mentions(said(first), {names[1].c_str(), "No such file"});
+  folder.write("a/" + names[1], kept);
+  EXPECT_EQ(GgufFile::open(first)->files().size(), names.size());
+  std::filesystem::copy(first, folder.file("renamed.gguf"));
+  expect_mentions(said(folder.file("renamed.gguf")), {"part 1 of", "its name must end in"});
 }
 
 TEST(ExportGguf, KeepsTheTypeThatIsExact) {

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import gguf
 import numpy
 import pytest
 from conftest import ROOT, run_recipe
@@ -218,6 +219,30 @@ class TestExport:
         for name, tensor in whole.items():
             numpy.testing.assert_array_equal(stored[index["weight_map"][name]][name], tensor)
 
+    def test_split_gguf(self, commands, wide, tmp_path, data):
+        """A model in several files is what the one file is: tensor by tensor, and evaluated by its first."""
+        export = ("qat-export", wide, "--format", "gguf", "--ptq", "gguf_q8_0")
+        commands.run(*export, "-o", tmp_path / "whole")
+        commands.run(*export, "-o", tmp_path / "split", "--split-max-size", "100KB")
+        files = sorted((tmp_path / "split").iterdir())
+        assert len(files) > 3
+        assert [f.name for f in files] == [
+            f"wide-Q8_0-{i + 1:05}-of-{len(files):05}.gguf" for i in range(len(files))
+        ]
+        (whole,) = (tmp_path / "whole").iterdir()
+        tensors = {t.name: t.data.tobytes() for t in gguf.GGUFReader(whole).tensors}
+        parts = [gguf.GGUFReader(f) for f in files]
+        assert {t.name: t.data.tobytes() for part in parts for t in part.tensors} == tensors
+        for i, part in enumerate(parts):
+            found = {n: part.fields["split." + n].contents() for n in ("no", "count", "tensors.count")}
+            assert found == {"no": i, "count": len(files), "tensors.count": len(tensors)}
+        text = ("--text", data / "text" / "tinystories_valid.jsonl", "--context", 64,
+                "--max-windows", 4, "--json")  # fmt: skip
+        one, many = (commands.json("qat-eval", f, *text) for f in (whole, files[0]))
+        assert one["perplexity"] == many["perplexity"]
+        assert len(commands.json("qat-inspect", files[0], "--json")["files"]) == len(files)
+        commands.run("qat-eval", files[1], *text, expect=2)
+
     def test_a_model_without_a_grid_needs_ptq(self, commands, wide, tmp_path):
         out = tmp_path / "out"
         commands.run("qat-export", wide, "--format", "gptq", "-o", out, expect=2)
@@ -247,6 +272,7 @@ class TestExport:
             ("--format", "compressed-tensors", "--ptq", "ct_w8a8_static"),  # no calibration here
             ("--format", "nonsense"),
             ("--format", "hf", "--max-shard-size", "5 parsecs"),
+            ("--format", "gguf", "--split-max-size", "nothing"),
             ("--format", "hf", "--text", "nowhere.txt"),
         ],
     )

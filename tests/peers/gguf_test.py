@@ -228,6 +228,17 @@ def test_k_types(preset, commands, wide, data, tmp_path):
     assert file["perplexity"] == pytest.approx(perplexity(theirs, ids), rel=1e-3)
 
 
+def test_llama_cpp_runs_a_split_model(commands, wide, data, tmp_path):
+    export = ("qat-export", wide, "--format", "gguf", "--ptq", "gguf_q8_0", "-o")
+    commands.run(*export, tmp_path / "whole")
+    commands.run(*export, tmp_path / "split", "--split-max-size", "300KB")
+    files = sorted((tmp_path / "split").iterdir())
+    assert len(files) > 2
+    ids = windows(wide, data / "text" / "tinystories_valid.jsonl", CONTEXT, 2)
+    with LlamaCpp(next((tmp_path / "whole").iterdir())) as whole, LlamaCpp(files[0]) as split:
+        assert torch.equal(whole.logits(ids), split.logits(ids))
+
+
 def test_k_types_of_others(commands, wide, data, tmp_path):
     """A file that llama.cpp quantized itself is evaluated as llama.cpp computes it, and goes on with its
     codes into a file of ours."""

@@ -183,6 +183,18 @@ TEST(Recipe, TheLogNamesWhatAnAliasStandsFor) {
   EXPECT_EQ(text(""), "");
 }
 
+TEST(Recipe, SizesCountInPowersOfTen) {
+  EXPECT_EQ(bytes_of_size("5GB"), 5'000'000'000u);
+  EXPECT_EQ(bytes_of_size("1.5MB"), 1'500'000u);
+  EXPECT_EQ(bytes_of_size("300KB"), 300'000u);
+  for (const char* wrong : {"", "5", "GB", "-1GB", "0KB", "5gb", "5 GB", "1e3GB", "nanGB", "5GBs"})
+    EXPECT_FALSE(bytes_of_size(wrong)) << wrong;
+  const Recipe recipe = parsed("max_shard_size: 500MB\nsplit_max_size: 2GB\n");
+  EXPECT_EQ(recipe.max_shard_size, "500MB");
+  EXPECT_EQ(recipe.split_max_size, "2GB");
+  EXPECT_EQ(parsed("").split_max_size, "none");
+}
+
 TEST(Recipe, ShortFormsStandForTheirKey) {
   const Recipe recipe = parsed(
       "distill: self\nquantize: {preset: w8a8, smooth: 0.8, calibrate: 16}\n"

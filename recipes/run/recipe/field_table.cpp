@@ -710,6 +710,13 @@ void add_output_rows(std::vector<Field>& rows) {
                             "What to write at the end: hf (weights on their grid, F32), hf-master "
                             "(the high-precision weights), compressed-tensors, gptq, awq (integer "
                             "codes), gguf (llama.cpp), peft (the adapter alone)."));
+  rows.push_back(QAT_ROW(max_shard_size, text(), Matters::no,
+                         "Largest safetensors file of an export, such as 500MB or 5GB; what is "
+                         "larger is written as shards with an index."));
+  rows.push_back(
+      QAT_ROW(split_max_size, text(), Matters::no,
+              "Largest GGUF file of an export, such as 2GB; what is larger is split into "
+              "NAME-00001-of-0000N.gguf. none: one file."));
 }
 
 }  // namespace

@@ -1,5 +1,8 @@
 #include "recipes/run/recipe/recipe.h"
 
+#include <charconv>
+#include <string_view>
+
 namespace qat::recipe {
 namespace {
 
@@ -9,6 +12,17 @@ Range range_of(bool symmetric, SymmetricRange range) {
 }
 
 }  // namespace
+
+std::optional<uint64_t> bytes_of_size(const std::string& text) {
+  double value = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, value, std::chars_format::fixed);
+  const std::string_view unit(rest, size_t(end - rest));
+  const double factor = unit == "GB" ? 1e9 : unit == "MB" ? 1e6 : unit == "KB" ? 1e3 : 0.0;
+  const double bytes = value * factor;
+  if (error != std::errc() || !(bytes >= 1) || bytes > 1e15) return std::nullopt;
+  return uint64_t(bytes);
+}
 
 QuantSpec WeightQuant::spec() const {
   QuantSpec spec;

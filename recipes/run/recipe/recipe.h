@@ -333,7 +333,9 @@ struct Recipe {
   std::vector<std::string> resume_allow;
   EvaluateOptions evaluate;
   GenerateOptions generate;
-  std::vector<ExportFormat> exports;  ///< the key is `export`
+  std::vector<ExportFormat> exports;    ///< the key is `export`
+  std::string max_shard_size = "5GB";   ///< of a safetensors file (bytes_of_size)
+  std::string split_max_size = "none";  ///< of a GGUF file; none: one file
 
   /// Lines for the log: legal, but perhaps not what was meant.
   std::vector<std::string> warnings;
@@ -364,6 +366,8 @@ Recipe parse_recipe(const std::string& text, const std::string& name,
 
 /// The resolved recipe as YAML with every key; reading it back gives the same recipe.
 std::string to_yaml(const Recipe& recipe);
+/// "500MB", "5GB" (powers of ten, as transformers counts) in bytes; nothing if it is no size.
+std::optional<uint64_t> bytes_of_size(const std::string& text);
 /// What is quantized how, for the log: "w8a8: int8 weights, ...", with every key of the preset that
 /// the recipe changed: "w8a8 with weights.bits 4: ...".
 std::string scheme_text(const QuantizeOptions& quantize);

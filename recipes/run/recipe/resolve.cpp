@@ -501,6 +501,12 @@ void check_targets(const Recipe& recipe, const Sources& sources) {
 }
 
 void check_outputs(Recipe& recipe, Sources& sources) {
+  if (!bytes_of_size(recipe.max_shard_size))
+    refuse_together(sources, "max_shard_size", "a size such as 500MB or 5GB",
+                    shown(recipe.max_shard_size), "write a number and KB, MB or GB");
+  if (recipe.split_max_size != "none" && !bytes_of_size(recipe.split_max_size))
+    refuse_together(sources, "split_max_size", "none, or a size such as 500MB or 5GB",
+                    shown(recipe.split_max_size), "write a number and KB, MB or GB");
   for (const Metric metric : {Metric::perplexity, Metric::agreement})
     if (recipe.evaluate.has(metric) && recipe.data.eval.empty())
       refuse_together(sources, "evaluate.metrics", "data.eval beside " + word_of(metric), "no text",
