@@ -148,14 +148,14 @@ void measure_generation(const Arguments& in, Opened& model, Opened* reference, S
 }
 
 void check(const Arguments& in) {
+  if (!in.prompts.empty() && in.generate == 0)
+    refuse("--prompts: has a meaning only beside --generate TOKENS");
   if (in.text.empty() && in.tasks.empty() && in.generate == 0)
     refuse("nothing to measure; give --text FILE, --tasks NAMES or --generate TOKENS");
   if (!in.tasks.empty() && in.task_source.directory.empty())
     refuse("--tasks: expected --task-data DIR beside it, the folder with {} and the like",
            task_specs().front().file);
   for (const std::string& name : in.tasks) task_named(name);
-  if (!in.prompts.empty() && in.generate == 0)
-    refuse("--prompts: has a meaning only beside --generate TOKENS");
 }
 
 Exit evaluate(const Arguments& in) {

@@ -108,9 +108,14 @@ Exit generate(const Arguments& in) {
   }
   for (size_t i = 0; i < prompts.size(); ++i) {
     const std::vector<int32_t> ids = generator.generate(all[i], in.sampling);
-    const nlohmann::ordered_json line = {{"prompt", prompts[i]},
-                                         {"text", bundle.tokenizer->decode(ids, true)},
-                                         {"tokens", ids.size()}};
+    // Some tokenizers drop the space a text begins with, so that what follows a prompt is only
+    // found beside it.
+    GrowingText text(*bundle.tokenizer);
+    text.add(all[i]);
+    std::string grown = text.add(ids);
+    grown += text.rest();
+    const nlohmann::ordered_json line = {
+        {"prompt", prompts[i]}, {"text", grown}, {"tokens", ids.size()}};
     write_output(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
   }
   return Exit::ok;

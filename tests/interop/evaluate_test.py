@@ -34,14 +34,14 @@ def test_what_was_computed_is_not_computed_again(commands, stories, task_options
     whole = records.read_bytes()
     size = len(whole)
     assert commands.json(*arguments) == first and records.read_bytes() == whole
-    for cut in (0, size // 3, size // 2 + 7, size - 1):
+    for cut in (size // 2 + 7, size - 1):
         records.write_bytes(whole[:cut])
         assert commands.json(*arguments) == first
         assert sorted(records.read_bytes().splitlines()) == sorted(whole.splitlines())
 
 
 def test_a_killed_evaluation_goes_on(commands, stories, data, tmp_path):
-    options = ["--tasks", "hellaswag,arc_easy,piqa", "--task-data", data / "eval", "--json"]
+    options = ["--tasks", "hellaswag,arc_easy", "--task-data", data / "eval", "--limit", 80, "--json"]
     records = tmp_path / "results.jsonl"
     process = commands.start("qat-eval", stories, *options, "--results", records,
                              output=tmp_path / "log")  # fmt: skip
