@@ -165,7 +165,14 @@ def test_chat_needs_a_template(commands, stories):
     assert "chat template" in done.stderr
 
 
-def test_chat_answers(commands, smollm2):
-    answer = commands.run("qat-generate", smollm2, "--chat", "--prompt", "What is the capital of France?",
-                          "--max-tokens", 20)  # fmt: skip
-    assert "Paris" in answer and "<|im" not in answer
+def test_chat_is_the_models_template_around_the_message(commands, smollm2):
+    """SmolLM2's, written out; what is printed is the answer alone."""
+    options = ["--max-tokens", 12]
+    answer = commands.run("qat-generate", smollm2, "--chat", "--system", "Be brief.", "--prompt",
+                          "What is the capital of France?", *options)  # fmt: skip
+    written = (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is the capital of France?"
+        "<|im_end|>\n<|im_start|>assistant\n"
+    )
+    whole = commands.run("qat-generate", smollm2, "--prompt", written, *options)
+    assert len(answer.strip()) > 3 and whole.endswith("assistant\n" + answer)
