@@ -195,6 +195,7 @@ def wide(stories, tmp_path_factory):
         vocab_size=512, max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
         initializer_range=0.08,
     )).float()  # fmt: skip
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.03)
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(stories / name, folder)
@@ -210,18 +211,18 @@ def test_k_types(preset, commands, wide, data, tmp_path):
     on_grid = load_file(out / "export" / "hf" / "model.safetensors")
     types = {}
     for tensor in GGUFReader(exported(out)).tensors:
-        types[tensor.name.split(".", 2)[-1]] = tensor.tensor_type.name
+        types[tensor.name] = tensor.tensor_type.name
         values = dequantize(tensor.data, tensor.tensor_type).reshape(tuple(reversed(tensor.shape.tolist())))
         if "attn_q" in tensor.name or "attn_k" in tensor.name:
             values = values.reshape(-1, 32, 2, values.shape[-1]).swapaxes(1, 2).reshape(values.shape)
         numpy.testing.assert_array_equal(values, on_grid[huggingface_name(tensor.name)].numpy(), err_msg=tensor.name)
     wanted, fallback = ("Q4_K", "Q5_0") if preset == "gguf_q4_k" else ("Q6_K", "Q8_0")
-    assert types["attn_q.weight"] == types["ffn_up.weight"] == wanted
-    assert types["ffn_down.weight"] == fallback and types["token_embd.weight"] == "Q6_K"
+    assert types["blk.0.attn_q.weight"] == types["blk.2.ffn_up.weight"] == wanted
+    assert types["blk.1.ffn_down.weight"] == fallback and types["token_embd.weight"] == "Q6_K"
     text = data / "text" / "tinystories_valid.jsonl"
-    ids = windows(wide, text, CONTEXT, 4)
-    said = commands.json("qat-eval", out, "--text", text, "--context", CONTEXT, "--max-windows", 4, "--json")
-    file = commands.json("qat-eval", exported(out), "--text", text, "--context", CONTEXT, "--max-windows", 4, "--json")
+    ids = windows(wide, text, CONTEXT, 16)
+    said = commands.json("qat-eval", out, "--text", text, "--context", CONTEXT, "--max-windows", 16, "--json")
+    file = commands.json("qat-eval", exported(out), "--text", text, "--context", CONTEXT, "--max-windows", 16, "--json")
     with LlamaCpp(exported(out)) as peer:
         theirs = peer.logits(ids)
     assert said["perplexity"] == pytest.approx(perplexity(theirs, ids), rel=1e-3)
@@ -246,12 +247,12 @@ def test_k_types_of_others(commands, wide, data, tmp_path):
     quantize_file(exported(source), tmp_path / "theirs.gguf", "Q4_K_M")
     assert {"Q4_K", "Q6_K"} <= {t.tensor_type.name for t in GGUFReader(tmp_path / "theirs.gguf").tensors}
     text = data / "text" / "tinystories_valid.jsonl"
-    ids = windows(wide, text, CONTEXT, 4)
+    ids = windows(wide, text, CONTEXT, 16)
     with LlamaCpp(tmp_path / "theirs.gguf") as peer:
         theirs = perplexity(peer.logits(ids), ids)
     commands.run("qat-export", tmp_path / "theirs.gguf", "--format", "gguf", "-o", tmp_path / "again")
     for file in (tmp_path / "theirs.gguf", next((tmp_path / "again").iterdir())):
-        said = commands.json("qat-eval", file, "--text", text, "--context", CONTEXT, "--max-windows", 4, "--json")
+        said = commands.json("qat-eval", file, "--text", text, "--context", CONTEXT, "--max-windows", 16, "--json")
         assert said["perplexity"] == pytest.approx(theirs, rel=1e-3)
 
 

@@ -76,6 +76,14 @@ def more_bits(layer: int, layers: int) -> bool:
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
+# What takes the place of a type whose blocks of 256 do not divide a row.
+FALLBACKS = {
+    GGMLQuantizationType.Q4_K: GGMLQuantizationType.Q5_0,
+    GGMLQuantizationType.Q5_K: GGMLQuantizationType.Q5_1,
+    GGMLQuantizationType.Q6_K: GGMLQuantizationType.Q8_0,
+}
+
+
 def type_in_mix(name: str, layers: int, mix: str) -> GGMLQuantizationType:
     """The type that llama-quantize gives a matrix (llama_tensor_get_type of llama-quant.cpp), of a dense model
     with fewer than eight query heads to a key head."""
@@ -90,8 +98,8 @@ def type_in_mix(name: str, layers: int, mix: str) -> GGMLQuantizationType:
 
 
 def quantize_file(source: Path, target: Path, mix: str) -> None:
-    """What llama-quantize makes of an unquantized file whose rows divide by 256: its choice of types, and the
-    bytes of ggml's own quantizers (the wheel does not carry llama_model_quantize itself)."""
+    """What llama-quantize makes of an unquantized file: its choice of types, and the bytes of ggml's own
+    quantizers (the wheel does not carry llama_model_quantize itself)."""
     reader = GGUFReader(source)
     writer = GGUFWriter(target, reader.fields["general.architecture"].contents())
     for field in reader.fields.values():
@@ -105,6 +113,7 @@ def quantize_file(source: Path, target: Path, mix: str) -> None:
             continue
         kind = type_in_mix(tensor.name, layers, mix)
         rows = dequantize(tensor.data, tensor.tensor_type).astype(numpy.float32)
+        kind = kind if rows.shape[1] % 256 == 0 else FALLBACKS[kind]
         width, size = GGML_QUANT_SIZES[kind]
         raw = ggml_quantize(kind.value, rows, size, width)
         packed = numpy.frombuffer(raw, numpy.uint8).reshape(rows.shape[0], -1)
