@@ -87,7 +87,9 @@ void check_grid(const Options& options, recipe::ExportFormat format, const Model
            options.model);
   if (bundle.recipe) {
     const recipe::QuantizeOptions& quantize = bundle.recipe->quantize;
-    if (stores_codes(format) && !quantize.weights.bits)
+    // A GGUF file holds floating point as well, as the run's own export of it does.
+    const bool holds_floats = !stores_codes(format) || format == recipe::ExportFormat::gguf;
+    if (!holds_floats && !quantize.weights.bits)
       refuse("{}: this run trained without a grid for its weights; {} holds codes", options.model,
              options.format);
     if (const auto found = recipe::misfit(quantize, format))

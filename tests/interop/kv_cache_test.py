@@ -30,7 +30,7 @@ def evaluate(commands, run, *arguments):
 def test_stored_codes_are_what_was_trained(commands, kv_run):
     result = json.loads((kv_run / "result.json").read_text())["evaluations"]
     text, stored = evaluate(commands, kv_run)
-    assert stored["kv_cache"] == {"bits": 4, "symmetric": True, "per": "group", "group": 32}
+    assert stored["kv_cache"] == {"bits": 4, "form": "integer", "symmetric": True, "per": "group", "group": 32}
     assert stored["nll"] == pytest.approx(result["qat"][text]["nll"], rel=2e-5)
     plain = evaluate(commands, kv_run, "--kv", "f32")[1]
     assert plain["kv_cache"] is None
