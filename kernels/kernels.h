@@ -286,11 +286,13 @@ struct ScaleGradient {
   bool accumulate;
 };
 
-/// y = x as a file of this type stores it (stored_scale of quant_math.h); f32.
+/// scale (f32) = raw as a file of this type stores it: stored_scale of quant_math.h, or
+/// trained_scale where what is negative counts as 0.
 struct RoundScale {
-  ConstView x;
-  View y;
+  ConstView raw;
+  View scale;
   ScaleType type;
+  NegativeScale negative;
 };
 
 /// y = dequantize(quantize(x)) in one read, the same bits; scale/zero written for the backward
@@ -307,13 +309,6 @@ struct FakeQuantBackward {
   ConstView dy, x, scale, zero;
   View dx;
   QuantSpec spec;
-};
-
-/// Scales (f32) that files can hold from trained numbers: trained_scale of each.
-struct TrainedScale {
-  ConstView raw;
-  View scale;
-  ScaleType type;
 };
 
 /// LSQ's gradients (Esser et al., 2020) of fake_quant on a trained scale, by scale_slope:
@@ -407,7 +402,6 @@ struct KernelTable {
   Kernel<RoundScale> round_scale;
   Kernel<FakeQuant> fake_quant;
   Kernel<FakeQuantBackward> fake_quant_backward;
-  Kernel<TrainedScale> trained_scale;
   Kernel<TrainedScaleBackward> trained_scale_backward;
   Kernel<Observe> observe;
   Kernel<SumSquares> sum_squares;

@@ -47,6 +47,12 @@ enum class ScaleType : uint8_t {
   portable  ///< exact in f16 and in bf16 (8 significant bits, f16's exponent range)
 };
 
+/// What a scale below 0 means before it is rounded.
+enum class NegativeScale : uint8_t {
+  kept,
+  zero  ///< LSQ: a step too far leaves the smallest scale instead of a mirrored grid
+};
+
 /// What values are divided by to find their codes.
 enum class Division : uint8_t {
   stored,  ///< the scale as stored: the codes are the nearest on the grid that is deployed

@@ -107,17 +107,14 @@ struct Quantized {
 /// Integer codes and scales of x. given_scale (given_zero): the grid is taken, not computed.
 Quantized quantize(Builder& b, Id x, const QuantSpec& spec, Id given_scale = kNone,
                    Id given_zero = kNone);
-/// Scales as a file of this type stores them; the gradient passes unchanged.
-Id round_scale(Builder& b, Id scale, ScaleType type);
+/// Scales (f32) as a file of this type stores them; the gradient passes unchanged.
+Id round_scale(Builder& b, Id raw, ScaleType type, NegativeScale negative);
 /// (codes - zero) * scale. Its gradient goes to the scale alone, where that is trained.
 Id dequantize(Builder& b, const Quantized& q, const QuantSpec& spec, DType dtype);
 /// dequantize(quantize(x)) with the straight-through gradient; a given scale that depends on
 /// trained parameters gets LSQ's.
 Id fake_quant(Builder& b, Id x, const QuantSpec& spec, DType dtype, Id given_scale = kNone,
               Id given_zero = kNone);
-/// The scales (f32) that trained numbers stand for, as files of that type hold them; gradients
-/// pass.
-Id trained_scale(Builder& b, Id raw, ScaleType type);
 /// Matmul of int8 codes with exact integer sums: what linear(dequantize(a), dequantize(w)) means.
 Id linear_int8(Builder& b, const Quantized& a, const Quantized& w, DType dtype, Id bias_O = kNone);
 

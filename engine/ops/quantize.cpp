@@ -1,7 +1,7 @@
 // quantize, dequantize, fake_quant: the grid of numerics. fake_quant is dequantize(quantize(x)) in
 // one read with the straight-through gradient (Bengio et al., 2013), zero where a code saturated.
-// trained_scale: a scale that is learned (LSQ; Esser et al., 2020). dequantize passes a gradient to
-// its scales alone, round_scale passes it unchanged.
+// A given scale may be learned (LSQ; Esser et al., 2020). dequantize passes a gradient to its
+// scales alone, round_scale passes it unchanged.
 #include <cmath>
 
 #include "engine/graph/op.h"
@@ -104,15 +104,18 @@ void differentiate_dequantize(GradContext& g) {
                     g.node().attribute<FakeQuantAttributes>())[0]);
 }
 
+// Rounding to what files hold counts as straight-through.
 void differentiate_round_scale(GradContext& g) {
   g.add(0, g.output_grad(0));
 }
 
 struct RoundTo {
   ScaleType type;
+  NegativeScale negative;
 };
 void bind_round_scale(BindContext& c) {
-  c.run(c.kernels.round_scale, RoundScale{c.in(0), c.out(0), c.attribute<RoundTo>().type});
+  const auto& [type, negative] = c.attribute<RoundTo>();
+  c.run(c.kernels.round_scale, RoundScale{c.in(0), c.out(0), type, negative});
 }
 const Op kRoundScale{.name = "round_scale",
                      .differentiate = differentiate_round_scale,
@@ -124,19 +127,6 @@ void bind_dequantize(BindContext& c) {
   c.run(c.kernels.dequantize, Dequantize{c.in(0), c.in(1), c.in(2), c.out(0),
                                          c.attribute<FakeQuantAttributes>().spec, c.in(3)});
 }
-
-// Rounding to what files hold counts as straight-through.
-void differentiate_trained_scale(GradContext& g) {
-  g.add(0, g.output_grad(0));
-}
-
-void bind_trained_scale(BindContext& c) {
-  c.run(c.kernels.trained_scale, TrainedScale{c.in(0), c.out(0), c.attribute<ScaleType>()});
-}
-const Op kTrainedScale{.name = "trained_scale",
-                       .differentiate = differentiate_trained_scale,
-                       .bind = bind_trained_scale,
-                       .cost = Cost::cheap};
 
 void check_spec(Builder& b, Id x, const QuantSpec& spec) {
   const int64_t cols = b.value(x).shape.cols();
@@ -157,9 +147,10 @@ const Op kDequantize{.name = "dequantize",
                      .bind = bind_dequantize,
                      .cost = Cost::cheap};
 
-Id round_scale(Builder& b, Id scale, ScaleType type) {
-  const Value v = b.value(scale);
-  return b.append(kRoundScale, {scale}, {{v.shape, DType::f32}}, RoundTo{type})[0];
+Id round_scale(Builder& b, Id raw, ScaleType type, NegativeScale negative) {
+  const Value v = b.value(raw);
+  b.check(v.dtype == DType::f32, "round_scale", "needs f32");
+  return b.append(kRoundScale, {raw}, {{v.shape, DType::f32}}, RoundTo{type, negative})[0];
 }
 
 Quantized quantize(Builder& b, Id x, const QuantSpec& spec, Id given_scale, Id given_zero) {
@@ -186,12 +177,6 @@ Id fake_quant(Builder& b, Id x, const QuantSpec& spec, DType dtype, Id given_sca
   if (given_scale == kNone) outs.push_back({scales, DType::f32});
   if (given_scale == kNone && !spec.symmetric()) outs.push_back({scales, DType::f32});
   return b.append(kFakeQuant, {x, given_scale, given_zero}, outs, FakeQuantAttributes{spec})[0];
-}
-
-Id trained_scale(Builder& b, Id raw, ScaleType type) {
-  const Value& v = b.value(raw);
-  b.check(v.dtype == DType::f32, "trained_scale", "needs f32");
-  return b.append(kTrainedScale, {raw}, {{v.shape, DType::f32}}, type)[0];
 }
 
 }  // namespace qat

@@ -112,8 +112,8 @@ class Inserter {
     const Id raw = builder_.param(weight_scale_name(path), scales, DType::f32);
     const Id zero =
         spec.symmetric() ? kNone : builder_.state(weight_zero_name(path), scales, DType::f32);
-    return fake_quant(builder_, master, spec, dtype, trained_scale(builder_, raw, spec.scale_type),
-                      zero);
+    const Id scale = round_scale(builder_, raw, spec.scale_type, NegativeScale::zero);
+    return fake_quant(builder_, master, spec, dtype, scale, zero);
   }
 
   void quantize_table(Node& embedding, const LinearQuant& quant) {
@@ -174,7 +174,8 @@ class Inserter {
     const std::string name = codes_scale_name(path);
     StoredScales grid{};
     if (quant.trained_stored_scale)
-      grid.scale = round_scale(builder_, builder_.param(name, scales, DType::f32), spec.scale_type);
+      grid.scale = round_scale(builder_, builder_.param(name, scales, DType::f32), spec.scale_type,
+                               NegativeScale::kept);
     else
       grid.scale = builder_.state(name, scales, DType::f32);
     if (!spec.symmetric()) grid.zero = builder_.state(codes_zero_name(path), scales, DType::f32);

@@ -54,9 +54,11 @@ std::vector<float> trained_scales(const std::string& path, const QuantSpec& spec
                                   const Store& store, const KernelTable& kernels, Stream& stream) {
   const View raw = store.get(weight_scale_name(path));
   std::vector<float> scales(size_t(raw.count()));
-  kernels.trained_scale.run(
-      {raw, {reinterpret_cast<std::byte*>(scales.data()), raw.shape, DType::f32}, spec.scale_type},
-      stream);
+  kernels.round_scale.run({raw,
+                           {reinterpret_cast<std::byte*>(scales.data()), raw.shape, DType::f32},
+                           spec.scale_type,
+                           NegativeScale::zero},
+                          stream);
   return scales;
 }
 

@@ -42,7 +42,6 @@ void scale_gradient(const ScaleGradient& args, Stream& stream);
 void round_scale(const RoundScale& args, Stream& stream);
 void fake_quant(const FakeQuant& args, Stream& stream);
 void fake_quant_backward(const FakeQuantBackward& args, Stream& stream);
-void trained_scale(const TrainedScale& args, Stream& stream);
 void trained_scale_backward(const TrainedScaleBackward& args, Stream& stream);
 void observe(const Observe& args, Stream& stream);
 void sum_squares(const SumSquares& args, Stream& stream);

@@ -1,5 +1,5 @@
-// Gradient of dequantized values by their scales, and scales as they are stored. One thread sums
-// all that shares a scale, in eight lanes that are added in order.
+// Gradient of dequantized values by their scales. One thread sums all that shares a scale, in eight
+// lanes that are added in order.
 #include <algorithm>
 
 #include "kernels/cpu/cpu_kernels.h"
@@ -57,13 +57,6 @@ void scale_gradient(const ScaleGradient& args, Stream& stream) {
       float& out = args.dscale.as<float>()[s];
       out = args.accumulate ? out + sum : sum;
     }
-  });
-}
-
-void round_scale(const RoundScale& args, Stream& stream) {
-  over_ranges(stream, args.x.count(), 64, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      args.y.as<float>()[i] = stored_scale(args.x.as<float>()[i], args.type);
   });
 }
 

@@ -41,7 +41,6 @@ KernelTable fill_table() {
   table.round_scale = {cpu::round_scale, nullptr};
   table.fake_quant = {cpu::fake_quant, nullptr};
   table.fake_quant_backward = {cpu::fake_quant_backward, nullptr};
-  table.trained_scale = {cpu::trained_scale, nullptr};
   table.trained_scale_backward = {cpu::trained_scale_backward,
                                   cpu::trained_scale_backward_scratch_bytes};
   table.observe = {cpu::observe, nullptr};

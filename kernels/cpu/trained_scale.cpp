@@ -1,18 +1,16 @@
-// Trained scales as files hold them, and their gradients. A scale's sum over its elements has one
+// Scales as files hold them, and LSQ's gradients. A scale's sum over its elements has one
 // order for any number of threads: a row or group lies in one range, a whole tensor in fixed
 // chunks.
-#include <algorithm>
-
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/grids.h"
 #include "kernels/cpu/parallel.h"
 
 namespace qat::cpu {
 
-void trained_scale(const TrainedScale& args, Stream& stream) {
+void round_scale(const RoundScale& args, Stream& stream) {
   over_ranges(stream, args.raw.count(), 16, 1, [&](int64_t begin, int64_t end) {
-    vector_kernels().trained_scale(args.raw.as<float>() + begin, args.scale.as<float>() + begin,
-                                   args.type, end - begin);
+    vector_kernels().round_scale(args.raw.as<float>() + begin, args.scale.as<float>() + begin,
+                                 args.type, args.negative, end - begin);
   });
 }
 

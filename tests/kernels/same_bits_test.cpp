@@ -57,7 +57,8 @@ void add_quantizer(Digest& digest, const QuantSpec& spec, int64_t cols, DType ty
   kernels.trained_scale_backward.run(trained, stream);
   digest.add(dx);
   digest.add(dscale);
-  kernels.trained_scale.run({dscale.view(), scale.view(), ScaleType::portable}, stream);
+  kernels.round_scale.run({dscale.view(), scale.view(), ScaleType::portable, NegativeScale::zero},
+                          stream);
   digest.add(scale);
 }
 

@@ -109,7 +109,7 @@ TEST(RoundScale, IsWhatAFileStores) {
     x.fill_normal(5, 0.01);
     x.set(0, 0.0);
     Stream stream;
-    cpu_kernels().round_scale.run({x.view(), y.view(), type}, stream);
+    cpu_kernels().round_scale.run({x.view(), y.view(), type, NegativeScale::kept}, stream);
     for (int64_t i = 0; i < x.count(); ++i)
       ASSERT_EQ(float(y[i]), stored_scale(float(x[i]), type)) << i;
     EXPECT_TRUE(y.guard_intact());

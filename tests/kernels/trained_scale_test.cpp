@@ -24,7 +24,7 @@ TEST(TrainedScaleTest, IsTheNearestThatAFileHoldsAndNeverBelowZero) {
   for (int i = 0; i < 10; ++i) raw.set(i, double(values[i]));
   for (ScaleType type : {ScaleType::f32, ScaleType::bf16, ScaleType::f16, ScaleType::portable}) {
     Stream stream(2);
-    cpu_kernels().trained_scale.run({raw.view(), scale.view(), type}, stream);
+    cpu_kernels().round_scale.run({raw.view(), scale.view(), type, NegativeScale::zero}, stream);
     EXPECT_TRUE(scale.guard_intact());
     for (int i = 0; i < 10; ++i) {
       EXPECT_EQ(scale[i], trained_scale(values[i], type)) << i;
@@ -35,7 +35,8 @@ TEST(TrainedScaleTest, IsTheNearestThatAFileHoldsAndNeverBelowZero) {
   }
   raw.fill(std::numeric_limits<double>::quiet_NaN());
   Stream stream(1);
-  cpu_kernels().trained_scale.run({raw.view(), scale.view(), ScaleType::bf16}, stream);
+  cpu_kernels().round_scale.run({raw.view(), scale.view(), ScaleType::bf16, NegativeScale::zero},
+                                stream);
   EXPECT_TRUE(std::isnan(scale[3])) << "a fault upstream stays visible";
 }
 

@@ -1,5 +1,5 @@
-// Scales that are trained: rounded to their stored type, and LSQ's gradients. The arithmetic is
-// that of trained_scale and scale_slope in kernels/quant_math.h.
+// Scales rounded to their stored type, and LSQ's gradients. The arithmetic is that of stored_scale,
+// trained_scale and scale_slope in kernels/quant_math.h.
 #include "kernels/cpu/vector/lane_grids.h"
 #include "kernels/cpu/vector/lanes.h"
 #include "kernels/cpu/vector/vector_kernels.h"
@@ -7,11 +7,12 @@
 namespace qat::cpu::QAT_LANES {
 namespace {
 
-void trained_scale(const float* raw, float* out, ScaleType type, int64_t count) {
+void round_scale(const float* raw, float* out, ScaleType type, NegativeScale negative,
+                 int64_t count) {
+  const Lanes least = all(negative == NegativeScale::zero ? 0.0f : -kLargestFloat);
   over_lanes(count, [=](int64_t i, auto part) {
     const Lanes value = load(raw + i, part);
-    const Lanes bounded = select(less(value, all(0.0f)), all(0.0f), value);
-    store(out + i, stored_scale(bounded, type), part);
+    store(out + i, stored_scale(select(less(value, least), least, value), type), part);
   });
 }
 
@@ -65,7 +66,7 @@ void scale_gradient(const ScaleGradientJob& job) {
 }  // namespace
 
 void fill_trained_scale(VectorKernels& table) {
-  table.trained_scale = trained_scale;
+  table.round_scale = round_scale;
   table.scale_gradient = scale_gradient;
 }
 

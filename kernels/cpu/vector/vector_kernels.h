@@ -129,8 +129,9 @@ struct VectorKernels {
                       int grid_count, float* errors);
   void (*dequantize)(const DequantizeJob&);
   void (*gradient)(const GradientJob&);
-  /// out = trained_scale(raw).
-  void (*trained_scale)(const float* raw, float* out, ScaleType type, int64_t count);
+  /// out = stored_scale(raw), or trained_scale(raw) where what is negative counts as 0.
+  void (*round_scale)(const float* raw, float* out, ScaleType type, NegativeScale negative,
+                      int64_t count);
   void (*scale_gradient)(const ScaleGradientJob&);
   /// amax = max(amax, |x|).
   void (*column_amax)(float* amax, const void* x, DType type, int64_t count);
