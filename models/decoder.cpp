@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string_view>
 
 #include "engine/core/error.h"
 #include "engine/ops/ops.h"
@@ -166,6 +167,18 @@ std::vector<std::string> decoder_linears(const ModelConfig& config) {
                               "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"})
       paths.push_back(fmt::format("model.layers.{}.{}", layer, which));
   return paths;
+}
+
+std::string module_of_weight(const std::string& parameter) {
+  constexpr std::string_view kSuffix = ".weight";
+  return parameter.ends_with(kSuffix) ? parameter.substr(0, parameter.size() - kSuffix.size())
+                                      : parameter;
+}
+
+int64_t layer_of(const std::string& path) {
+  constexpr std::string_view kBefore = "model.layers.";
+  if (!path.starts_with(kBefore)) internal_error("{} is in no decoder layer", path);
+  return std::stoll(path.substr(kBefore.size()));
 }
 
 std::string attention_path(int64_t layer) {

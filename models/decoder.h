@@ -48,6 +48,14 @@ Id decoder_head(Builder& b, const ModelConfig& config, const DecoderBuild& build
 /// Where a QuantPlan has the embedding and the head.
 constexpr const char* kEmbeddingPath = "model.embed_tokens";
 constexpr const char* kHeadPath = "lm_head";
+inline bool is_table(const std::string& path) {
+  return path == kEmbeddingPath || path == kHeadPath;
+}
+/// The module whose weight a parameter is (model.layers.0.mlp.up_proj.weight -> ...up_proj);
+/// another parameter's name as it is.
+std::string module_of_weight(const std::string& parameter);
+/// The layer that model.layers.N.... lies in.
+int64_t layer_of(const std::string& path);
 /// How many linears of decoder layers a plan quantizes.
 int64_t planned_linears(const QuantPlan& plan);
 

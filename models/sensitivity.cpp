@@ -75,12 +75,6 @@ MeanLoss measure(const MeasuredModel& model, const DecoderBuild& build, const Qu
   return mean;
 }
 
-int64_t layer_of(const std::string& path) {
-  constexpr std::string_view kBefore = "model.layers.";
-  if (!path.starts_with(kBefore)) internal_error("{} is in no decoder layer", path);
-  return std::stoll(path.substr(kBefore.size()));
-}
-
 }  // namespace
 
 std::vector<LayerSensitivity> measure_sensitivity(const MeasuredModel& model,

@@ -79,9 +79,7 @@ class LayerSolver {
               LayerStream& stream)
       : model_(model), plan_(plan), options_(options), stream_(stream) {
     for (auto& [path, quant] : plan_.linears) {
-      quant.stored_weight = quant.stored_grid = quant.trained_scale = quant.trained_stored_scale =
-          false;
-      quant.listed_groups = false;
+      quant.forget_found_weight();
       if (!is_table(path)) quant.weight.reset();
     }
     wanted_ = plan;
@@ -98,10 +96,6 @@ class LayerSolver {
   }
 
  private:
-  static bool is_table(const std::string& path) {
-    return path == kEmbeddingPath || path == kHeadPath;
-  }
-
   QuantSpec spec_of(const std::string& path) const { return *wanted_.linears.at(path).weight; }
 
   // From now on the layer multiplies these codes.

@@ -20,6 +20,11 @@ struct LinearQuant {
   bool stored_grid = false;        ///< its scales are in the Store, final; codes follow the master
   bool trained_stored_scale = false;  ///< with stored_weight: the scales are parameters
   bool listed_groups = false;  ///< with stored_weight: a list in the Store has each column's group
+
+  /// Codes and scales follow from the master alone again.
+  void forget_found_weight() {
+    stored_weight = trained_scale = stored_grid = trained_stored_scale = listed_groups = false;
+  }
 };
 
 /// Keyed by the path of the linear, e.g. model.layers.3.mlp.up_proj. model.embed_tokens is the

@@ -29,20 +29,9 @@ using nlohmann::json;
 
 namespace {
 
-// The linear that a weight belongs to: model.layers.0.mlp.up_proj.weight ->
-// model.layers.0.mlp.up_proj.
-std::string module_of(const std::string& weight) {
-  constexpr std::string_view kSuffix = ".weight";
-  return weight.ends_with(kSuffix) ? weight.substr(0, weight.size() - kSuffix.size()) : weight;
-}
-
 enum class Weights { on_grid, masters };
 /// Embeddings and heads on a grid: only GGUF files hold their codes.
 enum class Tables { as_codes, as_numbers };
-
-bool is_table(const std::string& path) {
-  return path == kEmbeddingPath || path == kHeadPath;
-}
 
 // Q8_0, Q4_K_M, F16, BF16.
 bool is_type_name(std::string word) {
@@ -112,7 +101,7 @@ class Exporter {
     model.tensors = export_tensors(in_.config);
     if (weights == Weights::on_grid)
       for (ExportTensor& tensor : model.tensors) {
-        const auto found = in_.plan.linears.find(module_of(tensor.name));
+        const auto found = in_.plan.linears.find(module_of_weight(tensor.name));
         if (found == in_.plan.linears.end() || !tensor.name.ends_with(".weight")) continue;
         if (tables == Tables::as_numbers && is_table(found->first)) continue;
         tensor.quant = found->second;
@@ -125,11 +114,11 @@ class Exporter {
     model.floats = [this, weights](const ExportTensor& tensor, float* out) {
       if (tensor.quantized()) return dequantize(codes(tensor), out);
       // A table on its grid, in a format that holds numbers.
-      const auto planned = in_.plan.linears.find(module_of(tensor.name));
+      const auto planned = in_.plan.linears.find(module_of_weight(tensor.name));
       if (weights == Weights::on_grid && planned != in_.plan.linears.end() &&
           planned->second.weight)
         return dequantize(codes({tensor.name, tensor.shape, planned->second}), out);
-      const std::string linear = module_of(tensor.name);
+      const std::string linear = module_of_weight(tensor.name);
       if (tensor.name.ends_with(".weight") && on_adapter_base(linear))
         return merged_weight(in_.adapters, linear, tensor.shape, in_.store, in_.kernels, in_.stream,
                              out);
@@ -159,7 +148,7 @@ class Exporter {
 
   // Codes that came with the model.
   QuantizedMatrix stored_codes(const ExportTensor& tensor) const {
-    const std::string path = module_of(tensor.name);
+    const std::string path = module_of_weight(tensor.name);
     QuantizedMatrix matrix;
     matrix.spec = *tensor.quant.weight;
     matrix.shape = tensor.shape;
@@ -195,7 +184,7 @@ class Exporter {
     };
     Quantize args;
     std::vector<float> merged;
-    if (const std::string linear = module_of(tensor.name); on_adapter_base(linear)) {
+    if (const std::string linear = module_of_weight(tensor.name); on_adapter_base(linear)) {
       merged.resize(size_t(tensor.shape.count()));
       merged_weight(in_.adapters, linear, tensor.shape, in_.store, in_.kernels, in_.stream,
                     merged.data());
@@ -204,7 +193,7 @@ class Exporter {
       args.x = in_.store.get(tensor.name);
     }
     args.codes = view(matrix.codes, tensor.shape, DType::i8);
-    const std::string path = module_of(tensor.name);
+    const std::string path = module_of_weight(tensor.name);
     const View scale = view(matrix.scales, {scales}, DType::f32);
     const View zero = matrix.zeros.empty() ? View{} : view(matrix.zeros, {scales}, DType::f32);
     if (tensor.quant.trained_scale || tensor.quant.stored_grid) {

@@ -19,10 +19,6 @@ bool matches(const std::string& pattern, const std::string& path) {
   return fnmatch(pattern.c_str(), path.c_str(), 0) == 0;
 }
 
-int layer_of(const std::string& path) {
-  return std::stoi(path.substr(std::string("model.layers.").size()));
-}
-
 namespace {
 
 bool any_matches(const std::vector<std::string>& patterns, const std::string& path) {
@@ -100,7 +96,7 @@ std::vector<std::string> chosen_linears(const recipe::QuantizeOptions& quantize,
                                         const std::vector<std::string>& paths) {
   std::vector<std::string> chosen;
   for (const std::string& path : paths) {
-    const int layer = layer_of(path);
+    const int64_t layer = layer_of(path);
     if (takes_layer(quantize, layer) && any_matches(quantize.include, path) &&
         !any_matches(quantize.exclude, path))
       chosen.push_back(path);

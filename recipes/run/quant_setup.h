@@ -11,9 +11,6 @@
 
 namespace qat {
 
-/// Of "model.layers.3.mlp.up_proj" and what lies below it: 3.
-int layer_of(const std::string& path);
-
 struct QuantSetup {
   QuantPlan plan;
   std::vector<std::string> fallbacks;  ///< matrices that a preset's blocks do not fit, for the log

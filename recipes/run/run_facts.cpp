@@ -18,11 +18,6 @@ namespace {
 
 constexpr double kStoredBits = 16;
 
-std::string module_of(const std::string& tensor) {
-  constexpr std::string_view kSuffix = ".weight";
-  return tensor.ends_with(kSuffix) ? tensor.substr(0, tensor.size() - kSuffix.size()) : tensor;
-}
-
 double bits_of(const Shape& shape, const QuantSpec& spec) {
   const double scales =
       spec.per == Per::tensor ? 1.0 : double(shape.rows()) * double(spec.groups(shape.cols()));
@@ -51,7 +46,7 @@ json size_json(const ModelConfig& config, const QuantPlan& plan) {
   for (const SourceTensor& tensor : expected_tensors(config)) {
     const double count = double(tensor.shape.count());
     weights += count;
-    const auto found = plan.linears.find(module_of(tensor.name));
+    const auto found = plan.linears.find(module_of_weight(tensor.name));
     if (found == plan.linears.end() || !found->second.weight) {
       bits += count * kStoredBits;
       continue;

@@ -15,10 +15,6 @@ namespace {
 
 constexpr const char* kScales = "scales";
 
-bool is_table(const std::string& path) {
-  return path == kEmbeddingPath || path == kHeadPath;
-}
-
 std::string module_of(const std::string& parameter) {
   return parameter.substr(0, parameter.rfind('.'));
 }

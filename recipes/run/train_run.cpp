@@ -120,7 +120,7 @@ class TrainRun {
   void open_model_description();
   void make_schedules();
   void save_model_description() const;
-  void describe() const;
+  void describe();
   void open_data();
   TokenizeOptions tokenizing() const;
   void load_weights();
@@ -180,6 +180,7 @@ class TrainRun {
   int64_t rollbacks_ = 0;                   ///< to the newest checkpoint
   double save_seconds_ = 0;  ///< the longest save so far, or a guess before the first
   bool save_measured_ = false;
+  std::optional<TrainingMemory> memory_;  ///< as planned; none where nothing is trained
   std::string stop_reason_;
   struct {
     double data = 0, weights = 0;
@@ -275,7 +276,7 @@ void TrainRun::save_model_description() const {
   write_side_files(model, files);
 }
 
-void TrainRun::describe() const {
+void TrainRun::describe() {
   for (const std::string& warning : recipe_.warnings) log::warn("{}", warning);
   for (const std::string& note : quant_.fallbacks) log::warn("{}", note);
   for (const recipe::ExportFormat format : recipe_.exports)
@@ -299,9 +300,8 @@ void TrainRun::describe() const {
     log::info("learning rate: {}", schedule_->describe());
     const TrainingSpec spec =
         training_spec(recipe_, config_, teacher_config_, quant_.plan, adapters_, kernels_);
-    for (const std::string& line :
-         memory_report(plan_training_memory(spec, trainer_settings(recipe_, spec), kernels_)))
-      log::info("{}", line);
+    memory_ = plan_training_memory(spec, trainer_settings(recipe_, spec), kernels_);
+    for (const std::string& line : memory_report(*memory_)) log::info("{}", line);
   }
 }
 
@@ -528,8 +528,7 @@ void TrainRun::before_training() {
 void TrainRun::evaluate_rounded() {
   QuantPlan plan = quant_.plan;
   for (auto& [path, quant] : plan.linears) {
-    quant.stored_weight = quant.stored_grid = quant.trained_stored_scale = quant.listed_groups =
-        false;
+    quant.forget_found_weight();
     if (quant.static_activation) quant.activation.reset();  // not calibrated yet
   }
   evaluate("rtn", "round to nearest", plan);
@@ -693,12 +692,6 @@ void TrainRun::finish() {
   if (!quant_.plan.empty() && recipe_.train.steps > 0) evaluate("qat", "QAT", quant_.plan);
   if (quant_.plan.empty() && recipe_.train.steps > 0)
     evaluate("trained", adapters_.empty() ? "trained" : "with adapter", {});
-  std::optional<TrainingMemory> memory;
-  if (recipe_.train.steps > 0) {
-    const TrainingSpec spec =
-        training_spec(recipe_, config_, teacher_config_, quant_.plan, adapters_, kernels_);
-    memory = plan_training_memory(spec, trainer_settings(recipe_, spec), kernels_);
-  }
   FinishInputs inputs{.recipe = recipe_,
                       .config = config_,
                       .config_json = config_json(),
@@ -712,7 +705,7 @@ void TrainRun::finish() {
                       .stream = stream_,
                       .results = results_,
                       .skipped_steps = skipped,
-                      .facts = {{"memory", memory_json(memory ? &*memory : nullptr)},
+                      .facts = {{"memory", memory_json(memory_ ? &*memory_ : nullptr)},
                                 {"program", program_json(command_)},
                                 {"machine", {{"cpu", cpu_isa()}, {"threads", stream_.threads()}}}}};
   finish_run(inputs);
