@@ -70,6 +70,20 @@ std::vector<nlohmann::json> ResultsFile::records(const std::string& key) const {
   return found;
 }
 
+void ResultsFile::take_records(const std::string& key,
+                               const std::function<bool(const nlohmann::json&)>& take) const {
+  for (const nlohmann::json& record : records(key)) {
+    bool whole = false;
+    try {
+      whole = take(record);
+    } catch (const nlohmann::json::exception&) {
+    }
+    if (!whole)
+      refuse("{}: a record of this model's answers is damaged; remove the file, or name another",
+             path_);
+  }
+}
+
 void ResultsFile::add(const std::string& key, const nlohmann::json& record) {
   if (path_.empty()) return;
   nlohmann::ordered_json line = {{"key", key}};

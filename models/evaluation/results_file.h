@@ -2,6 +2,7 @@
 // on where it was. Records carry a key of everything that decides their numbers.
 #pragma once
 
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -23,6 +24,10 @@ class ResultsFile {
 
   /// The records under a key, in the order they came.
   std::vector<nlohmann::json> records(const std::string& key) const;
+  /// The same, one by one. Refuses the file where `take` misses something in a record (a JSON
+  /// exception), or says that it is none of its own (false).
+  void take_records(const std::string& key,
+                    const std::function<bool(const nlohmann::json&)>& take) const;
   /// Appends {"key": key, ...record}. Throws Error(cannot_write).
   void add(const std::string& key, const nlohmann::json& record);
 

@@ -1,6 +1,8 @@
 #include "models/evaluation/stability.h"
 
 #include <algorithm>
+#include <map>
+#include <memory>
 #include <set>
 
 #include "engine/core/error.h"
@@ -77,7 +79,11 @@ std::vector<GeneratedText> generate_texts(const EvaluatedModel& model,
                                           const std::vector<std::string>& prompts, int64_t tokens,
                                           ResultsFile& results, const TaskProgress& progress) {
   const std::string key = fmt::format("{}-generation-{}", model.identity, tokens);
-  const auto records = results.records(key);
+  std::map<std::string, std::vector<int32_t>> known;  // by prompt
+  results.take_records(key, [&](const nlohmann::json& record) {
+    known.emplace(record.at("prompt"), record.at("ids"));
+    return true;
+  });
   std::vector<GeneratedText> texts;
   std::vector<std::vector<int32_t>> ids;
   size_t longest = 0;
@@ -89,11 +95,9 @@ std::vector<GeneratedText> generate_texts(const EvaluatedModel& model,
   std::unique_ptr<Generator> generator;
   for (size_t i = 0; i < prompts.size(); ++i) {
     GeneratedText text{prompts[i], "", {}};
-    const auto found = std::find_if(records.begin(), records.end(), [&](const auto& record) {
-      return record.at("prompt") == prompts[i];
-    });
-    if (found != records.end()) {
-      text.ids = found->at("ids").template get<std::vector<int32_t>>();
+    const auto found = known.find(prompts[i]);
+    if (found != known.end()) {
+      text.ids = found->second;
     } else {
       if (!generator)
         generator = std::make_unique<Generator>(model.spec, model.store, model.kernels,

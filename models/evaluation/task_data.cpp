@@ -51,8 +51,8 @@ class Fields {
   const Json& at(const char* key, const std::string& expected) const {
     const auto found = row_.find(key);
     if (found == row_.end())
-      refuse("{}: expected the field `{}` ({}), got none; see Tasks in README.md",
-             where_, key, expected);
+      refuse("{}: expected the field `{}` ({}), got none; see Tasks in README.md", where_, key,
+             expected);
     return *found;
   }
   [[noreturn]] void wrong(const char* key, const std::string& expected) const {

@@ -60,13 +60,15 @@ void ask_pairs(const EvaluatedModel& model, const TaskData& data, const TaskOpti
   for (const Continuation& request : requests) answers.tokens.push_back(request.scored);
   const std::string key = key_of(model, data, options, "pairs");
   std::vector<uint8_t> known(requests.size(), 0);
-  for (const json& record : results.records(key))
+  results.take_records(key, [&](const json& record) {
     for (size_t i = 0; i < record.at("requests").size(); ++i) {
       const size_t request = record.at("requests").at(i);
-      if (request >= requests.size()) refuse("a record of {} is damaged; remove the file", key);
+      if (request >= requests.size()) return false;
       answers.pairs[request] = {record.at("log_likelihood").at(i), record.at("greedy").at(i)};
       known[request] = 1;
     }
+    return true;
+  });
   Scorer scorer(model.spec, model.store, model.kernels, model.stream);
   int64_t done = 0;
   for (const std::vector<size_t>& batch : scorer.batches(requests)) {
@@ -95,12 +97,13 @@ void ask_chains(const EvaluatedModel& model, const TaskData& data, const TaskOpt
   const std::string key = key_of(model, data, options, "chains");
   answers.chains.resize(data.rows.size());
   std::vector<uint8_t> known(data.rows.size(), 0);
-  for (const json& record : results.records(key)) {
+  results.take_records(key, [&](const json& record) {
     const size_t row = record.at("row");
-    if (row >= known.size()) refuse("a record of {} is damaged; remove the file", key);
+    if (row >= known.size()) return false;
     answers.chains[row] = record.at("text");
     known[row] = 1;
-  }
+    return true;
+  });
   const int64_t most = longest_context(model.spec.config) - options.max_tokens;
   if (most <= 0)
     refuse("{}: a solution of {} tokens does not fit the model's context of {}", data.spec->name,

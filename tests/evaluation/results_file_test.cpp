@@ -46,6 +46,22 @@ TEST(ResultsFile, OtherFilesAreLeftAlone) {
   }
 }
 
+TEST(ResultsFile, ARecordThatLacksWhatIsAskedOfItIsRefusedByFile) {
+  const Folder folder;
+  const ResultsFile file(folder.write("results.jsonl", "{\"key\":\"a\",\"row\":\"three\"}\n"));
+  for (const auto& take : std::initializer_list<std::function<bool(const nlohmann::json&)>>{
+           [](const auto& record) { return record.at("row").template get<int>() > 0; },
+           [](const auto& record) { return record.at("text") == ""; },
+           [](const auto&) { return false; }})
+    try {
+      file.take_records("a", take);
+      FAIL();
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("results.jsonl: a record"), std::string::npos);
+    }
+  file.take_records("b", [](const auto&) { return false; });
+}
+
 TEST(ResultsFile, WithoutAPathNothingIsKept) {
   ResultsFile file("");
   file.add("a", {{"row", 1}});
