@@ -346,7 +346,7 @@ struct SumSquares {
 /// The gradient is multiplied by grad_scale (clipping) first. 32-bit states: m, v f32, absmax
 /// empty. 8-bit states: m, v u8 indices of bitsandbytes' dynamic maps (m signed, v unsigned),
 /// blocks of 256, m_absmax, v_absmax f32 [ceil(N/256)]. p f32, or bf16 with stochastic rounding
-/// keyed by (seed, step, element); copy (optional, bf16) gets the updated p rounded to nearest
+/// keyed by (seed, step, element of the parameter); copy (optional, bf16) gets the updated p rounded to nearest
 /// even. A gradient element that is not finite leaves its p alone; its 32-bit m and v stay, its
 /// 8-bit m and v become 0, as in bitsandbytes.
 struct AdamW {
@@ -355,6 +355,7 @@ struct AdamW {
   float lr, beta1, beta2, eps, weight_decay, grad_scale;
   int64_t step;  ///< counts from 1
   uint64_t seed;
+  int64_t first_element = 0;  ///< of the parameter that p begins with; a multiple of 256
 };
 
 /// A kernel and the scratch bytes it wants (null = none).

@@ -1,5 +1,7 @@
 #include "models/graphs.h"
 
+#include "engine/passes/shard.h"
+
 namespace qat {
 
 EnabledLayers all_layers(const ModelConfig& config) {
@@ -38,6 +40,13 @@ TrainingGraph build_training_graph(const TrainingSpec& spec, const EnabledLayers
   for (const ParameterGradient& g : result.gradients) keep.push_back(g.gradient);
   eliminate_dead(result.graph, keep);
   if (spec.hoist == Switch::on) hoist(result.graph);
+  if (spec.sharding.shared()) {
+    shard(result.graph, result.gradients, spec.sharding);
+    // The matrices that were gathered as codes.
+    keep = {result.sums};
+    for (const ParameterGradient& g : result.gradients) keep.push_back(g.gradient);
+    eliminate_dead(result.graph, keep);
+  }
   verify(result.graph);
   return result;
 }

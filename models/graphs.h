@@ -31,6 +31,7 @@ struct TrainingSpec {
   Recompute recompute = Recompute::cheap;
   Switch fuse = Switch::on, hoist = Switch::on;
   GroupScales groups = GroupScales::float_product;  ///< what fuse does with scales by group
+  Sharding sharding;                                ///< needs hoist
 };
 
 /// Forward, quantizers of the enabled layers, gradients, and every pass in order.

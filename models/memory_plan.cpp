@@ -18,17 +18,33 @@ size_t bytes_of(const std::vector<SourceTensor>& tensors, DType matrices) {
   return bytes;
 }
 
-// Of the parameters that the spec trains, scales of codes included.
-std::vector<int64_t> trained_counts(const TrainingSpec& spec,
-                                    const std::vector<SourceTensor>& parameters) {
+// Elements of a trained parameter that this rank holds where they are split.
+int64_t own_elements(const Sharding& sharding, const SourceTensor& t) {
+  const Partition* rows = sharding.splits_masters() ? sharding.partition(t.name) : nullptr;
+  return rows ? rows->of(sharding.ranks->rank()).count() * rows->cols() : t.shape.count();
+}
+
+std::vector<SourceTensor> own_parts(const Sharding& sharding,
+                                    const std::vector<SourceTensor>& tensors) {
+  std::vector<SourceTensor> parts = tensors;
+  for (SourceTensor& t : parts)
+    if (const int64_t own = own_elements(sharding, t); own != t.shape.count())
+      t.shape = with_rows(t.shape, own / t.shape[1]);
+  return parts;
+}
+
+// Parameters that the spec trains, scales of codes included.
+std::vector<SourceTensor> trained_of(const TrainingSpec& spec,
+                                     const std::vector<SourceTensor>& parameters) {
   const std::set<std::string> names(spec.trained.begin(), spec.trained.end());
-  std::vector<int64_t> counts;
+  std::vector<SourceTensor> trained;
   for (const SourceTensor& t : parameters)
-    if (names.contains(t.name)) counts.push_back(t.shape.count());
+    if (names.contains(t.name)) trained.push_back(t);
   for (const auto& [path, quant] : spec.plan.linears)
     if (quant.trained_stored_scale)
-      counts.push_back(scale_shape(linear_shape(spec.config, path), *quant.weight).count());
-  return counts;
+      trained.push_back(
+          {codes_scale_name(path), scale_shape(linear_shape(spec.config, path), *quant.weight)});
+  return trained;
 }
 
 // Codes, scales and zero points that lie in the Store.
@@ -65,18 +81,25 @@ TrainingMemory plan_training_memory(const TrainingSpec& spec, const TrainerSetti
   const std::vector<SourceTensor> parameters =
       adapted ? adapter_tensors(spec.adapters, spec.config) : expected_tensors(spec.config);
   const DType masters = adapted ? spec.adapters.dtype : spec.build.weight_dtype;
-  memory.bytes[Category::masters] = bytes_of(parameters, masters);
+  const Sharding& sharding = spec.sharding;
+  memory.bytes[Category::masters] = bytes_of(own_parts(sharding, parameters), masters);
   if (adapted)
     memory.bytes[Category::base] = base_bytes(spec.adapters, spec.config, spec.build.weight_dtype);
-  if (spec.teacher)
-    memory.bytes[Category::teacher] =
-        bytes_of(expected_tensors(*spec.teacher), spec.teacher_weights);
-  const std::vector<int64_t> counts = trained_counts(spec, parameters);
-  for (const int64_t count : counts)
-    memory.bytes[Category::gradients] += size_t(count) * sizeof(float);
-  memory.bytes[Category::moments] = Optimizer::moment_bytes(counts, settings.optimizer.state_bits);
+  if (spec.teacher) {
+    std::vector<SourceTensor> teacher = expected_tensors(*spec.teacher);
+    for (SourceTensor& t : teacher) t.name = kTeacherPrefix + t.name;
+    memory.bytes[Category::teacher] = bytes_of(own_parts(sharding, teacher), spec.teacher_weights);
+  }
+  for (const SourceTensor& t : trained_of(spec, parameters)) {
+    const int64_t own = own_elements(sharding, t);
+    const bool whole = sharding.stage < ZeroStage::gradients;
+    memory.bytes[Category::gradients] += size_t(whole ? t.shape.count() : own) * sizeof(float);
+    memory.bytes[Category::moments] +=
+        Optimizer::moment_bytes(own, t.shape.count(), settings.optimizer.state_bits);
+  }
   // The gradients of trained scales lie in the arena.
-  const size_t scales = bytes_of(scale_tensors(spec.plan, spec.config), DType::f32);
+  const size_t scales =
+      bytes_of(own_parts(sharding, scale_tensors(spec.plan, spec.config)), DType::f32);
   memory.bytes[Category::masters] += scales;
   memory.bytes[Category::moments] += 2 * scales;
   memory.bytes[Category::state] =
@@ -95,10 +118,11 @@ TrainingMemory plan_training_memory(const TrainingSpec& spec, const TrainerSetti
   return memory;
 }
 
-std::vector<std::string> memory_report(const TrainingMemory& memory) {
+std::vector<std::string> memory_report(const TrainingMemory& memory, int ranks) {
   std::vector<std::string> lines;
   const auto mib = [](size_t bytes) { return double(bytes) / 1048576.0; };
-  std::string text = fmt::format("memory: {:.0f} MiB =", mib(memory.total()));
+  std::string text =
+      fmt::format("memory{}: {:.0f} MiB =", ranks > 1 ? " of each rank" : "", mib(memory.total()));
   const char* separator = " ";
   for (const auto& [category, bytes] : memory.bytes) {
     if (mib(bytes) < 0.05) continue;

@@ -23,7 +23,7 @@ struct TrainingMemory {
 TrainingMemory plan_training_memory(const TrainingSpec& spec, const TrainerSettings& settings,
                                     const KernelTable& kernels);
 
-/// The plan as lines for people.
-std::vector<std::string> memory_report(const TrainingMemory& memory);
+/// The plan as lines for people; with several ranks it is that of each.
+std::vector<std::string> memory_report(const TrainingMemory& memory, int ranks = 1);
 
 }  // namespace qat

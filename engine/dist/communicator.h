@@ -59,6 +59,9 @@ std::unique_ptr<Communicator> open_communicator();
 /// One process.
 std::unique_ptr<Communicator> single_process();
 
+/// Rank 0 of so many that are not there, for plans: it tells their number and exchanges nothing.
+std::unique_ptr<Communicator> planned_ranks(int size);
+
 /// Threads for a Stream (0: what OpenMP takes): where ranks share a node and OMP_NUM_THREADS is not
 /// set, this rank's share of the processors.
 int default_threads(const Communicator& ranks);

@@ -102,7 +102,8 @@ void verify(const Graph& graph) {
       if (kind == Kind::input || kind == Kind::param)
         internal_error("graph: node {} {} at {} writes {}", n, node.op->name, node.path,
                        graph.value(out).name);
-      if (kind == Kind::activation && written[size_t(out)])
+      if (kind == Kind::activation && written[size_t(out)] &&
+          node.accumulate != Accumulate::always)
         internal_error("graph: node {} {} at {} writes value %{} a second time", n, node.op->name,
                        node.path, out);
       written[size_t(out)] = true;

@@ -32,6 +32,8 @@ struct Op {
   bool in_place = false;     ///< output 0 may share memory with input 0 when that input dies here
   bool accumulates = false;  ///< can add into its f32 gradient output
   bool reads_run_state = false;  ///< depends on more than its inputs (a cache that moves on)
+  /// Whether row i of every output follows from row i of every matrix it reads. Null = no.
+  bool (*row_wise)(const Node&) = nullptr;
 };
 
 /// What a launch may depend on besides its bound addresses.
@@ -84,6 +86,11 @@ class BindContext {
       if constexpr (requires { args.accumulate_dw; }) args.accumulate_dw = add;
       function(args, stream);
     });
+  }
+
+  /// Queues work that is no kernel of the table.
+  void call(Launch work) {
+    if (pass_ == Pass::bind) launches_.push_back(std::move(work));
   }
 
   size_t scratch_bytes() const { return scratch_bytes_; }

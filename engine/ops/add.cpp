@@ -25,6 +25,10 @@ void bind(BindContext& c) {
 
 }  // namespace
 
-const Op kAdd{.name = "add", .differentiate = differentiate, .bind = bind, .in_place = true};
+const Op kAdd{.name = "add",
+              .differentiate = differentiate,
+              .bind = bind,
+              .in_place = true,
+              .row_wise = [](const Node&) { return true; }};
 
 }  // namespace qat

@@ -22,6 +22,10 @@ void bind(BindContext& c) {
 
 }  // namespace
 
-const Op kCast{.name = "cast", .differentiate = differentiate, .bind = bind, .cost = Cost::cheap};
+const Op kCast{.name = "cast",
+               .differentiate = differentiate,
+               .bind = bind,
+               .cost = Cost::cheap,
+               .row_wise = [](const Node&) { return true; }};
 
 }  // namespace qat

@@ -16,14 +16,20 @@ Shape scale_shape(const Shape& x, const QuantSpec& spec) {
 
 namespace {
 
+bool quantizes_rows(const Node& node) {
+  return node.attribute<FakeQuantAttributes>().spec.per != Per::tensor;
+}
+
 // inputs: dy, x, scale, zero.
 void bind_fake_quant_backward(BindContext& c) {
   c.run(c.kernels.fake_quant_backward,
         FakeQuantBackward{c.in(0), c.in(1), c.in(2), c.in(3), c.out(0),
                           c.attribute<FakeQuantAttributes>().spec});
 }
-const Op kFakeQuantBackward{
-    .name = "fake_quant_backward", .bind = bind_fake_quant_backward, .in_place = true};
+const Op kFakeQuantBackward{.name = "fake_quant_backward",
+                            .bind = bind_fake_quant_backward,
+                            .in_place = true,
+                            .row_wise = quantizes_rows};
 
 struct TrainedScaleAttributes {
   QuantSpec spec;
@@ -37,8 +43,13 @@ void bind_trained_scale_backward(BindContext& c) {
         TrainedScaleBackward{
             c.in(0), c.in(1), c.in(2), c.in(3), c.out(0), c.out(1), {}, a.spec, a.gain});
 }
-const Op kTrainedScaleBackward{
-    .name = "trained_scale_backward", .bind = bind_trained_scale_backward, .in_place = true};
+const Op kTrainedScaleBackward{.name = "trained_scale_backward",
+                               .bind = bind_trained_scale_backward,
+                               .in_place = true,
+                               .row_wise = [](const Node& node) {
+                                 return node.attribute<TrainedScaleAttributes>().spec.per !=
+                                        Per::tensor;
+                               }};
 
 // LSQ's factor on a scale's gradient: 1 / sqrt(elements that share it * qmax).
 float scale_gain(const Shape& x, const QuantSpec& spec) {
@@ -120,7 +131,8 @@ void bind_round_scale(BindContext& c) {
 const Op kRoundScale{.name = "round_scale",
                      .differentiate = differentiate_round_scale,
                      .bind = bind_round_scale,
-                     .cost = Cost::cheap};
+                     .cost = Cost::cheap,
+                     .row_wise = [](const Node&) { return true; }};
 
 // inputs: codes, scale, zero, group_K.
 void bind_dequantize(BindContext& c) {
@@ -139,13 +151,15 @@ void check_spec(Builder& b, Id x, const QuantSpec& spec) {
 const Op kFakeQuant{.name = "fake_quant",
                     .differentiate = differentiate,
                     .bind = bind_fake_quant,
-                    .cost = Cost::cheap};
+                    .cost = Cost::cheap,
+                    .row_wise = quantizes_rows};
 // Recomputing the codes would recompute what they came from: they are small, so they are kept.
-const Op kQuantize{.name = "quantize", .bind = bind_quantize};
+const Op kQuantize{.name = "quantize", .bind = bind_quantize, .row_wise = quantizes_rows};
 const Op kDequantize{.name = "dequantize",
                      .differentiate = differentiate_dequantize,
                      .bind = bind_dequantize,
-                     .cost = Cost::cheap};
+                     .cost = Cost::cheap,
+                     .row_wise = quantizes_rows};
 
 Id round_scale(Builder& b, Id raw, ScaleType type, NegativeScale negative) {
   const Value v = b.value(raw);

@@ -8,6 +8,7 @@
 //   recompute          forward and backward nodes    fewer values alive between the two
 //   eliminate_dead     any graph                     no node that nothing reads
 //   hoist              any graph                     phases: prologue, body, epilogue
+//   shard              a hoisted graph, ranks        one rank's part (see shard.h)
 //
 // Each prints one line of what it did (at debug level), can be left out, and changes no bit of the
 // result (fuse: no more than float rounding).

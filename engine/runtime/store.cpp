@@ -78,6 +78,12 @@ void Store::erase(const std::string& name) {
   buffers_.erase(name);
 }
 
+Category Store::category(const std::string& name) const {
+  const auto found = buffers_.find(name);
+  if (found == buffers_.end()) internal_error("store: no buffer named {}", name);
+  return found->second->category;
+}
+
 View Store::arena(size_t bytes) {
   if (!arena_ || arena_->view.bytes() < bytes) {
     arena_.reset();

@@ -32,6 +32,8 @@ class Store {
   /// Empty view when there is none.
   View find(const std::string& name) const;
   void erase(const std::string& name);
+  /// Throws Error(internal) when there is no buffer of that name.
+  Category category(const std::string& name) const;
 
   /// One arena for all programs; it grows and is never shrunk. Its contents do not outlive a run.
   View arena(size_t bytes);

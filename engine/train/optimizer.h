@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/dist/sharding.h"
 #include "engine/runtime/store.h"
 #include "kernels/kernels.h"
 
@@ -28,30 +29,45 @@ struct TrainedParameter {
   int64_t joined = 0;  ///< steps of the run before its first
 };
 
+/// Elements that share a scale in 8-bit moments.
+constexpr int64_t kMomentBlock = 256;
+
+/// The parameter that a tensor of the Store holds moments of, empty if it holds none; in_blocks:
+/// one number a block.
+struct MomentName {
+  std::string parameter;
+  bool in_blocks = false;
+};
+MomentName moment_name(const std::string& tensor);
+
 /// Tensors below this keep f32 moments (bitsandbytes' rule), and so do trained scales.
 constexpr int64_t kSmallestBlockwise = 4096;
 
 class Optimizer {
  public:
-  /// Makes the moments in the Store: moment1.NAME, moment2.NAME and with 8 bits their .absmax.
+  /// Makes the moments in the Store: moment1.NAME, moment2.NAME and with 8 bits
+  /// moment1_absmax.NAME, moment2_absmax.NAME. They cover what the Store holds of a parameter: all
+  /// of it, or this rank's rows.
   Optimizer(Store& store, const KernelTable& kernels, const OptimizerSettings& settings,
-            const std::vector<std::string>& names);
+            const std::vector<std::string>& names, const Sharding& sharding = {});
 
   /// One update of every parameter. step counts from 1; gradients are multiplied by grad_scale.
   void update(const std::vector<TrainedParameter>& parameters, int64_t step, double learning_rate,
               double grad_scale, Stream& stream);
 
-  /// Bytes the moments of parameters of these sizes (not of trained scales) take.
-  static size_t moment_bytes(const std::vector<int64_t>& counts, int state_bits);
+  /// Bytes the moments of `held` elements of a parameter of `count` (no trained scale) take.
+  static size_t moment_bytes(int64_t held, int64_t count, int state_bits);
 
  private:
   struct Moments {
     View m, v, m_absmax, v_absmax;
   };
   const Moments& moments(const std::string& name) const;
+  double root_mean_square(const std::string& name, const View& scales) const;
 
   const KernelTable& kernels_;
   OptimizerSettings settings_;
+  Sharding sharding_;
   std::vector<std::pair<std::string, Moments>> moments_;  // sorted by name
 };
 

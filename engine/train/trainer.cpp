@@ -23,7 +23,12 @@ Trainer::Trainer(const TrainerSettings& settings, Store& store, const KernelTabl
       build_(std::move(build)),
       layers_at_(std::move(layers_at)),
       learning_rate_at_(std::move(learning_rate_at)),
-      optimizer_(store, kernels, settings.optimizer, trained) {}
+      optimizer_(store, kernels, settings.optimizer, trained, settings.sharding) {}
+
+int64_t Trainer::own_rows() const {
+  return settings_.sharding.shared() ? settings_.batch / settings_.sharding.ranks->size()
+                                     : settings_.batch;
+}
 
 TrainerState Trainer::state() const {
   return {finished_, bad_steps_, skipped_, losses_.recent()};
@@ -72,7 +77,9 @@ void Trainer::fill_inputs(const Batch& batch, int64_t first_row) {
   fill("first", batch.first);
   if (const View position = store_.find(kDropoutPosition)) {
     position.as<int64_t>()[0] = finished_;
-    position.as<int64_t>()[1] = first_row * batch.sequence;
+    const int64_t before =
+        settings_.sharding.shared() ? settings_.sharding.ranks->rank() * own_rows() : 0;
+    position.as<int64_t>()[1] = (before + first_row) * batch.sequence;
   }
 }
 
@@ -92,8 +99,10 @@ bool Trainer::is_spike(StepResult& result) {
 }
 
 // Only after a step that is skipped: its inputs are as they were, and its gradients are not needed.
+// Not where ranks wait for each other within it, since each may stop at another node.
 std::string Trainer::first_not_finite(const Batch& batch) {
-  for (int64_t row = 0; row < settings_.batch; row += settings_.micro_batch) {
+  if (settings_.sharding.splits_masters()) return "";
+  for (int64_t row = 0; row < own_rows(); row += settings_.micro_batch) {
     fill_inputs(batch, row);
     std::string found = program_->first_not_finite(stream_, {.first_micro_batch = row == 0});
     if (!found.empty()) return found;
@@ -110,6 +119,25 @@ void Trainer::layers_change() {
   std::set_difference(now.begin(), now.end(), before.begin(), before.end(),
                       std::inserter(joining, joining.end()));
   if (layers_join_) layers_join_(joining);
+}
+
+// What of a gradient this rank counts in the norm: every element once over all ranks.
+View Trainer::owned(const ParameterGradient& gradient) const {
+  const Sharding& sharding = settings_.sharding;
+  const View view = program_->view(gradient.gradient);
+  if (!sharding.shared()) return view;
+  const Partition* rows = sharding.partition(gradient.name);
+  if (!rows) return sharding.ranks->rank() == 0 ? view : View{};
+  return sharding.splits_masters() ? view : rows_of(view, rows->of(sharding.ranks->rank()));
+}
+
+// Of what the ranks found, that of the first that found anything.
+std::string Trainer::first_of_ranks(const std::string& found) const {
+  if (!settings_.sharding.shared()) return found;
+  const std::vector<std::string> all = settings_.sharding.ranks->all_gather(found);
+  const auto first =
+      std::find_if(all.begin(), all.end(), [](const std::string& text) { return !text.empty(); });
+  return first == all.end() ? "" : *first;
 }
 
 StepResult Trainer::step() {
@@ -132,7 +160,7 @@ StepResult Trainer::step() {
   store_.get("inv_tokens").as<float>()[0] = float(inv_tokens);
   program_->run_prologue(stream_);
   double ce = 0, kl = 0;
-  for (int64_t row = 0; row < settings_.batch; row += settings_.micro_batch) {
+  for (int64_t row = 0; row < own_rows(); row += settings_.micro_batch) {
     fill_inputs(batch, row);
     program_->run_body(stream_, {.first_micro_batch = row == 0});
     const float* sums = program_->view(sums_).as<float>();
@@ -140,27 +168,29 @@ StepResult Trainer::step() {
     kl += double(sums[1]);
   }
   program_->run_epilogue(stream_);
-  result.cross_entropy = ce * inv_tokens;
-  result.kl = kl * inv_tokens;
-  result.loss =
-      double(settings_.cross_entropy) * result.cross_entropy + double(settings_.kl) * result.kl;
 
   std::vector<TrainedParameter> parameters;
   double norm[2] = {0, 0};
   std::string first_bad;
   for (const ParameterGradient& g : gradients_) {
-    const View gradient = program_->view(g.gradient);
-    kernels_.sum_squares.run({gradient, norm}, stream_);
+    if (const View own = owned(g)) kernels_.sum_squares.run({own, norm}, stream_);
     if (norm[1] > 0 && first_bad.empty()) first_bad = g.name;
-    parameters.push_back(
-        {g.name, store_.get(g.name), gradient, joined_at_ ? joined_at_(g.name) : 0});
+    parameters.push_back({g.name, store_.get(g.name), program_->view(g.gradient),
+                          joined_at_ ? joined_at_(g.name) : 0});
   }
-  result.grad_norm = std::sqrt(norm[0]);
+  double sums[4] = {ce, kl, norm[0], norm[1]};
+  if (settings_.sharding.shared()) settings_.sharding.ranks->all_reduce(std::span<double>(sums));
+  result.cross_entropy = sums[0] * inv_tokens;
+  result.kl = sums[1] * inv_tokens;
+  result.loss =
+      double(settings_.cross_entropy) * result.cross_entropy + double(settings_.kl) * result.kl;
+  result.grad_norm = std::sqrt(sums[2]);
 
-  if (!std::isfinite(result.loss) || norm[1] > 0 || !std::isfinite(result.grad_norm)) {
+  if (!std::isfinite(result.loss) || sums[3] > 0 || !std::isfinite(result.grad_norm)) {
     result.skipped = true;
     ++bad_steps_;
-    const std::string first = first_not_finite(batch);
+    first_bad = first_of_ranks(first_bad);
+    const std::string first = first_of_ranks(first_not_finite(batch));
     log::warn("step {}: non-finite {}{}; the step is skipped ({} in a row)", result.step,
               !std::isfinite(result.loss) ? "loss"
               : first_bad.empty()         ? "gradient norm"

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/data/batch.h"
+#include "engine/dist/sharding.h"
 #include "engine/passes/passes.h"
 #include "engine/runtime/program.h"
 #include "engine/train/loss_watch.h"
@@ -29,8 +30,8 @@ enum class OnSpike : uint8_t {
 };
 
 struct TrainerSettings {
-  int64_t batch = 1;        ///< sequences a step
-  int64_t micro_batch = 1;  ///< sequences a run of the program; divides batch
+  int64_t batch = 1;        ///< sequences a step, over all ranks
+  int64_t micro_batch = 1;  ///< sequences a run of the program; divides a rank's part of batch
   int64_t sequence = 1;
   float cross_entropy = 1.0f, kl = 0.0f;  ///< weights of the reported loss
   double clip_grad_norm = 1.0;            ///< 0: no clipping
@@ -39,9 +40,10 @@ struct TrainerSettings {
   OnSpike on_spike = OnSpike::train;
   OptimizerSettings optimizer;
   CompileOptions compile;
+  Sharding sharding;
 };
 
-/// What a step did.
+/// What a step did, the same on every rank but for the seconds.
 struct StepResult {
   int64_t step = 0;  ///< counts from 1
   double loss = 0, cross_entropy = 0, kl = 0, learning_rate = 0, grad_norm = 0;
@@ -66,6 +68,7 @@ class Trainer {
   using BuildGraph = std::function<TrainingGraph(const EnabledLayers&)>;
   using LayersAt = std::function<EnabledLayers(int64_t step)>;
   using LearningRateAt = std::function<double(int64_t step)>;
+  /// This rank's rows of the next batch of so many.
   using NextBatch = std::function<Batch(int64_t rows)>;
   using LayersJoin = std::function<void(const EnabledLayers&)>;
   using JoinedAt = std::function<int64_t(const std::string& parameter)>;
@@ -94,6 +97,9 @@ class Trainer {
  private:
   void compile(const EnabledLayers& layers);
   void layers_change();
+  int64_t own_rows() const;
+  View owned(const ParameterGradient& gradient) const;
+  std::string first_of_ranks(const std::string& found) const;
   void fill_inputs(const Batch& batch, int64_t first_row);
   bool is_spike(StepResult& result);
   std::string first_not_finite(const Batch& batch);

@@ -29,6 +29,7 @@ void adamw(const AdamW& args, Stream& stream) {
   whole.keep = 1.0f - args.lr * args.weight_decay;
   whole.seed = args.seed;
   whole.step = args.step;
+  whole.first_element = args.first_element;
   if (whole.m_absmax != nullptr) {
     const DynamicMaps& maps = dynamic_maps();
     whole.m_map = maps.m.data();

@@ -73,7 +73,7 @@ QAT_LANES_INLINE void store_parameters(const AdamWJob& job, float* p, int64_t at
 QAT_LANES_INLINE void store_parameters(const AdamWJob& job, BFloat16* p, int64_t at, int count,
                                        const float* fresh) {
   alignas(64) uint32_t halves[kBlock];
-  random_halves(job.seed, job.step, at, halves);
+  random_halves(job.seed, job.step, job.first_element + at, halves);
   for (int i = 0; i < count; ++i) p[i] = round_stochastically(fresh[i], halves[i]);
   if (job.copy == nullptr) return;
   for (int i = 0; i < count; ++i) job.copy[at + i] = p[i];

@@ -94,6 +94,7 @@ struct AdamWJob {
   float keep;  ///< 1 - lr * weight decay
   uint64_t seed;
   int64_t step;
+  int64_t first_element;                  ///< of the parameter that p begins with
   const float *m_map, *v_map;             ///< DynamicMap, for u8 states
   const uint32_t *m_nearest, *v_nearest;  ///< NearestTable entries, for u8 states
 };

@@ -1,0 +1,257 @@
+#include "engine/passes/shard.h"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+
+#include "engine/core/error.h"
+#include "engine/core/log.h"
+#include "engine/graph/op.h"
+#include "engine/ops/collectives.h"
+#include "engine/ops/ops.h"
+
+namespace qat {
+
+namespace {
+
+constexpr std::string_view kGradientPrefix = "grad.", kDirectSuffix = ".direct";
+
+// The parameter whose accumulated gradient a value is.
+std::string parameter_of(const Value& gradient) {
+  std::string_view name = gradient.name;
+  if (name.starts_with(kGradientPrefix)) name.remove_prefix(kGradientPrefix.size());
+  if (name.ends_with(kDirectSuffix)) name.remove_suffix(kDirectSuffix.size());
+  return std::string(name);
+}
+
+class Sharder {
+ public:
+  Sharder(Graph& graph, std::vector<ParameterGradient>& gradients, const Sharding& sharding)
+      : graph_(graph), gradients_(gradients), sharding_(sharding) {}
+
+  void run() {
+    split_parameters();
+    std::vector<Node> old = std::move(graph_.nodes);
+    graph_.nodes.clear();
+    if (sharding_.stage >= ZeroStage::gradients) split_accumulators(old);
+    for (const Phase phase : {Phase::prologue, Phase::body, Phase::epilogue}) {
+      phase_ = phase;
+      if (phase == Phase::body && sharding_.stage != ZeroStage::weights) gather_for_body(old);
+      if (phase == Phase::epilogue) sum_accumulators(old);
+      for (Node& node : old)
+        if (node.phase == phase) take(node);
+    }
+    for (ParameterGradient& gradient : gradients_) gradient.gradient = renamed(gradient.gradient);
+    graph_.refresh_producers();
+    log::debug("shard: {} values by rows, {} gathers, {} sums over {} ranks", pieces_.size(),
+               gathers_, sums_, sharding_.ranks->size());
+  }
+
+ private:
+  int rank() const { return sharding_.ranks->rank(); }
+
+  const Partition* piece(Id id) const {
+    const auto found = pieces_.find(id);
+    return found == pieces_.end() ? nullptr : &found->second;
+  }
+
+  void make_piece(Id id, const Partition& rows) {
+    Value& value = graph_.value(id);
+    value.shape = with_rows(value.shape, rows.of(rank()).count());
+    pieces_.emplace(id, rows);
+  }
+
+  void split_parameters() {
+    if (!sharding_.splits_masters()) return;
+    for (size_t v = 0; v < graph_.values.size(); ++v)
+      if (graph_.values[v].kind == Kind::param)
+        if (const Partition* rows = sharding_.partition(graph_.values[v].name))
+          make_piece(Id(v), *rows);
+  }
+
+  // Of a gradient that a body node writes; null where it is summed whole.
+  const Partition* partition_of(const Value& gradient) const {
+    const Partition* rows = sharding_.partition(parameter_of(gradient));
+    return rows && gradient.shape.rank() > 1 && gradient.shape[0] == rows->rows() ? rows : nullptr;
+  }
+
+  // Each micro-batch makes its whole gradient in the arena; what is accumulated are the own rows.
+  void split_accumulators(std::vector<Node>& old) {
+    for (size_t v = 0, count = graph_.values.size(); v < count; ++v) {
+      if (graph_.values[v].kind != Kind::gradient) continue;
+      const Partition* rows = partition_of(graph_.values[v]);
+      if (!rows) continue;
+      const Id sum = Id(v), whole = graph_.add_value(graph_.values[v]);
+      graph_.value(whole).kind = Kind::activation;
+      int last = -1;
+      for (size_t n = 0; n < old.size(); ++n)
+        for (Id& out : old[n].outputs)
+          if (out == sum) {
+            if (old[n].accumulate == Accumulate::across_runs) old[n].accumulate = Accumulate::never;
+            out = whole;
+            last = int(n);
+          }
+      if (last < 0) continue;
+      make_piece(sum, *rows);
+      summed_after_[last].push_back({whole, sum});
+    }
+    // take() looks nodes up by where they stood.
+    for (size_t n = 0; n < old.size(); ++n)
+      if (const auto found = summed_after_.find(int(n)); found != summed_after_.end())
+        summed_after_node_[&old[n]] = found->second;
+  }
+
+  // Those that hold the sum over this rank's micro-batches, whole.
+  void sum_accumulators(const std::vector<Node>& old) {
+    std::vector<Id> written;
+    for (const Node& node : old)
+      if (node.phase == Phase::body)
+        for (const Id out : node.outputs)
+          if (out != kNone && graph_.value(out).kind == Kind::gradient && !piece(out) &&
+              std::find(written.begin(), written.end(), out) == written.end())
+            written.push_back(out);
+    for (const Id id : written) {
+      const Value value = graph_.value(id);
+      const Partition* rows = sharding_.splits_masters() ? partition_of(value) : nullptr;
+      const Id sum =
+          graph_.add_value({value.shape, value.dtype, Kind::activation, parameter_of(value), -1});
+      if (rows) {
+        make_piece(sum, *rows);
+        append(kReduceScatter, {id}, {sum}, DealtRows{sharding_.ranks, *rows}, parameter_of(value));
+      } else {
+        append(kAllReduce, {id}, {sum}, sharding_.ranks, parameter_of(value));
+      }
+      renamed_[id] = sum;
+      ++sums_;
+    }
+  }
+
+  // Once a step, what the body reads of dealt values.
+  void gather_for_body(const std::vector<Node>& old) {
+    phase_ = Phase::prologue;
+    for (const Node& node : old)
+      if (node.phase == Phase::body)
+        for (const Id in : node.inputs)
+          if (in != kNone && piece(in)) gather_once(in, node.path);
+    phase_ = Phase::body;
+  }
+
+  void append(const Op& op, std::vector<Id> inputs, std::vector<Id> outputs, std::any attributes,
+              const std::string& path) {
+    Node node;
+    node.op = &op;
+    node.inputs = std::move(inputs);
+    node.outputs = std::move(outputs);
+    node.attributes = std::move(attributes);
+    node.path = path;
+    node.phase = phase_;
+    graph_.nodes.push_back(std::move(node));
+  }
+
+  // A value with all rows of a dealt one. The codes of a dequantized matrix are smaller than it is.
+  Id gather(Id id, const std::string& path) {
+    const Partition rows = *piece(id);
+    const auto maker = dequantized_.find(id);
+    Value whole = graph_.value(id);
+    whole.shape = with_rows(whole.shape, rows.rows());
+    whole.kind = Kind::activation;
+    const Id all = graph_.add_value(whole);
+    if (maker == dequantized_.end()) {
+      append(kAllGather, {id}, {all}, DealtRows{sharding_.ranks, rows}, path);
+      ++gathers_;
+      return all;
+    }
+    Node dequantize = maker->second;
+    for (Id& in : dequantize.inputs)
+      if (in != kNone && piece(in))
+        in = phase_ == Phase::body ? gather(in, path) : gather_once(in, path);
+    dequantize.outputs = {all};
+    dequantize.phase = phase_;
+    graph_.nodes.push_back(std::move(dequantize));
+    return all;
+  }
+
+  // Where that is once a step.
+  Id gather_once(Id id, const std::string& path) {
+    const auto found = gathered_.find(id);
+    if (found != gathered_.end()) return found->second;
+    const Id all = gather(id, path);
+    gathered_[id] = all;
+    return all;
+  }
+
+  Id renamed(Id id) const {
+    const auto found = renamed_.find(id);
+    return found == renamed_.end() ? id : found->second;
+  }
+
+  // Every matrix that the node reads is there by rows, and it works row by row.
+  bool stays_by_rows(const Node& node) const {
+    if (!node.op->row_wise || !node.op->row_wise(node)) return false;
+    bool any = false;
+    for (const Id in : node.inputs) {
+      if (in == kNone) continue;
+      if (piece(in))
+        any = true;
+      else if (graph_.value(in).shape.rank() > 1)
+        return false;
+    }
+    return any;
+  }
+
+  void take(Node& node) {
+    for (Id& in : node.inputs)
+      if (in != kNone) in = renamed(in);
+    if (phase_ != Phase::body && stays_by_rows(node)) {
+      const Partition* rows = nullptr;
+      for (const Id in : node.inputs)
+        if (in != kNone && piece(in)) rows = piece(in);
+      const Partition held = *rows;
+      for (const Id out : node.outputs)
+        if (out != kNone) make_piece(out, held);
+      if (node.op == &kDequantize) dequantized_[node.outputs[0]] = node;
+      graph_.nodes.push_back(node);
+      return;
+    }
+    for (Id& in : node.inputs) {
+      if (in == kNone || !piece(in)) continue;
+      if (phase_ == Phase::epilogue)
+        internal_error("shard: {} at {} reads all rows at the end of a step", node.op->name,
+                       node.path);
+      in = sharding_.stage == ZeroStage::weights && phase_ == Phase::body
+               ? gather(in, node.path)
+               : gather_once(in, node.path);
+    }
+    graph_.nodes.push_back(node);
+    if (const auto found = summed_after_node_.find(&node); found != summed_after_node_.end())
+      for (const auto& [whole, sum] : found->second) {
+        append(kReduceScatter, {whole}, {sum}, DealtRows{sharding_.ranks, *piece(sum)},
+               parameter_of(graph_.value(sum)));
+        graph_.nodes.back().accumulate = Accumulate::across_runs;
+        ++sums_;
+      }
+  }
+
+  struct Summed {
+    Id whole, sum;
+  };
+  Graph& graph_;
+  std::vector<ParameterGradient>& gradients_;
+  const Sharding& sharding_;
+  Phase phase_ = Phase::prologue;
+  std::map<Id, Partition> pieces_;
+  std::map<Id, Id> gathered_;       ///< dealt value -> all of it, for the whole step
+  std::map<Id, Id> renamed_;        ///< accumulator -> its sum over the ranks
+  std::map<Id, Node> dequantized_;  ///< by output, those that work by rows
+  std::map<int, std::vector<Summed>> summed_after_;
+  std::map<const Node*, std::vector<Summed>> summed_after_node_;
+  int gathers_ = 0, sums_ = 0;
+};
+
+}  // namespace
+
+void shard(Graph& graph, std::vector<ParameterGradient>& gradients, const Sharding& sharding) {
+  if (sharding.shared()) Sharder(graph, gradients, sharding).run();
+}
+
+}  // namespace qat
