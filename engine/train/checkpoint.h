@@ -1,15 +1,18 @@
 // Checkpoints: named tensors and a JSON state, committed whole or not at all.
 //
-//   checkpoints/step-N/rank-0000-of-0001.bin   32 bytes, a JSON header, the tensors (64-byte
-//   aligned) checkpoints/step-N/manifest.json           size and XXH3-128 of every file, and of
-//   itself checkpoints/step-N.tmp-<run>/              being written; the rename to step-N is the
-//   commit checkpoints/step-N.bad-<run>/              was damaged under the name of a newer commit
+//   checkpoints/step-N/rank-0000-of-0002.bin  32 bytes, a JSON header, tensors (64-byte aligned)
+//   checkpoints/step-N/manifest.json          size and XXH3-128 of every file, and of itself
+//   checkpoints/step-N.tmp-<run>/             being written; the rename to step-N is the commit
+//   checkpoints/step-N.bad-<run>/             was damaged under the name of a newer commit
 //
+// Each rank writes its rows of the large tensors, with their place in the whole, so that any number
+// of ranks reads what any other wrote; rank 0 adds the rest and the state.
 // There is no pointer to the latest: the highest step whose manifest and files verify is the
 // latest. Nothing here follows a symbolic link. Order is by step, never by time.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -19,6 +22,8 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/dist/communicator.h"
+#include "engine/dist/partition.h"
 #include "kernels/view.h"
 
 namespace qat {
@@ -36,13 +41,16 @@ struct CheckpointTensor {
   std::string name;
   ConstView view;
   Finite finite = Finite::required;
+  int64_t first_row = 0;  ///< of a tensor of which the view holds some rows
+  int64_t all_rows = -1;  ///< of that tensor; -1: the view is all of it
 };
 
 struct CheckpointOptions {
   std::string run_id;             ///< new_run_id(); part of the names aside
   int keep = 2;                   ///< whole checkpoints that stay; at least 2
   std::string program;            ///< version of this build, kept in the manifest
-  const RunLock* lock = nullptr;  ///< asked before each commit
+  const RunLock* lock = nullptr;  ///< asked before each commit, by rank 0
+  Communicator* ranks = nullptr;  ///< that save together; null: this process alone
 };
 
 struct SaveResult {
@@ -66,16 +74,24 @@ class CheckpointWriter {
   /// directory: the run's `checkpoints`, made at the first save. Refuses a symbolic link there.
   CheckpointWriter(std::string directory, CheckpointOptions options);
 
-  /// Writes, commits and verifies `step-<step>`, then prunes. Throws Error(locked) if the lock was
-  /// lost; every failure of the storage is in the result instead.
+  /// Writes, commits and verifies `step-<step>`, then prunes. Called by all ranks, each with its
+  /// own tensors, and with the state by rank 0; each gets the same result: a failure of one is that
+  /// of all. Throws Error(locked) if the lock was lost; every failure of the storage is in the
+  /// result instead.
   SaveResult save(int64_t step, const nlohmann::json& state,
                   std::span<const CheckpointTensor> tensors);
 
  private:
-  void write_aside(const std::string& aside, int64_t step, const nlohmann::json& state,
-                   std::span<const CheckpointTensor> tensors, uint64_t& bytes) const;
+  bool leads() const { return options_.ranks == nullptr || options_.ranks->rank() == 0; }
+  struct Part;
+  std::vector<Part> exchange_parts(const Part& mine) const;
+  void write_own(const std::string& aside, int64_t step, const nlohmann::json& state,
+                 std::span<const CheckpointTensor> tensors, Part& part) const;
+  void write_manifest(const std::string& aside, int64_t step, const std::vector<Part>& parts,
+                      uint64_t& bytes) const;
   void commit(const std::string& aside, const std::string& path) const;
   void prune(int64_t newest);
+  void prune_if_possible(int64_t newest);
 
   std::string directory_;
   CheckpointOptions options_;
@@ -92,20 +108,36 @@ class Checkpoint {
   int64_t step() const { return step_; }
   const std::string& run_id() const { return run_id_; }
   const std::string& program() const { return program_; }
+  int world() const { return world_; }  ///< ranks that wrote it
   const nlohmann::json& state() const { return state_; }
+  /// Every tensor with its whole shape; the view's data is null where several ranks wrote parts.
   const std::vector<CheckpointTensor>& tensors() const { return tensors_; }
-  /// An empty view if there is no tensor of that name.
+  /// All of a tensor, put together from its parts and kept where there are several; an empty view
+  /// if there is none of that name.
   ConstView find(std::string_view name) const;
   /// Copies a tensor out. Throws Error(refused) if it is missing or has another shape or dtype.
   void read(std::string_view name, View into) const;
+  /// Copies some of a tensor's rows out; likewise.
+  void read_rows(std::string_view name, Rows rows, View into) const;
 
  private:
+  struct Part {
+    int64_t first_row;
+    ConstView view;
+  };
   Checkpoint() = default;
+  void add_file(std::vector<CheckpointTensor> tensors);
+  void join_parts();
+  const CheckpointTensor* tensor(std::string_view name) const;
+
   std::string path_, run_id_, program_;
   int64_t step_ = 0;
+  int world_ = 1;
   nlohmann::json state_;
   std::vector<CheckpointTensor> tensors_;
-  std::shared_ptr<const void> mapping_;
+  std::map<std::string, std::vector<Part>, std::less<>> parts_;  ///< sorted by row
+  std::vector<std::shared_ptr<const void>> mappings_;
+  mutable std::map<std::string, std::vector<std::byte>, std::less<>> joined_;
 };
 
 struct SkippedCheckpoint {

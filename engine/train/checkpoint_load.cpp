@@ -219,6 +219,13 @@ std::vector<CheckpointTensor> tensors_of(const RankHeader& header, const std::by
       throw Damaged("tensor " + tensor.name + " lies outside the file");
     if (!names.insert(tensor.name).second) throw Damaged("tensor " + tensor.name + " twice");
     tensor.view.data = file + header.prefix.data_offset + offset;
+    if (entry.contains("all_rows")) {
+      tensor.first_row = entry.at("first_row").get<int64_t>();
+      tensor.all_rows = entry.at("all_rows").get<int64_t>();
+      if (tensor.view.shape.rank() == 0 || tensor.first_row < 0 ||
+          tensor.view.shape[0] > tensor.all_rows - tensor.first_row)
+        throw Damaged("tensor " + tensor.name + " has rows outside of itself");
+    }
     tensors.push_back(std::move(tensor));
   }
   return tensors;
@@ -240,37 +247,88 @@ void verify_checkpoint(const std::string& path) {
 Checkpoint Checkpoint::load(const std::string& path) {
   const Descriptor directory = open_checkpoint(path);
   const Manifest manifest = verify(directory, path);
-  const std::string& name = manifest.files[0].name;
-  const InputFile file(directory, name, path + "/" + name);
-  RankHeader header = read_header(file);
   Checkpoint checkpoint;
   checkpoint.path_ = path;
   checkpoint.step_ = manifest.step;
   checkpoint.run_id_ = manifest.run_id;
   checkpoint.program_ = manifest.program;
-  checkpoint.mapping_ = map(file);
-  try {
-    checkpoint.tensors_ =
-        tensors_of(header, static_cast<const std::byte*>(checkpoint.mapping_.get()), file.bytes());
-    checkpoint.state_ = std::move(header.text.at("state"));
-  } catch (const json::exception& error) {
-    throw Damaged(fmt::format("{}: {}", file.path(), error.what()));
-  } catch (const Damaged& error) {
-    throw Damaged(fmt::format("{}: {}", file.path(), error.what()));
+  checkpoint.world_ = manifest.world;
+  for (int rank = 0; rank < manifest.world; ++rank) {
+    const std::string& name = manifest.files[size_t(rank)].name;
+    const InputFile file(directory, name, path + "/" + name);
+    RankHeader header = read_header(file);
+    checkpoint.mappings_.push_back(map(file));
+    try {
+      checkpoint.add_file(tensors_of(
+          header, static_cast<const std::byte*>(checkpoint.mappings_.back().get()), file.bytes()));
+      if (rank == 0) checkpoint.state_ = std::move(header.text.at("state"));
+    } catch (const json::exception& error) {
+      throw Damaged(fmt::format("{}: {}", file.path(), error.what()));
+    } catch (const Damaged& error) {
+      throw Damaged(fmt::format("{}: {}", file.path(), error.what()));
+    }
   }
+  checkpoint.join_parts();
   return checkpoint;
 }
 
-ConstView Checkpoint::find(std::string_view name) const {
+void Checkpoint::add_file(std::vector<CheckpointTensor> tensors) {
+  for (CheckpointTensor& tensor : tensors) {
+    const CheckpointTensor* before = this->tensor(tensor.name);
+    if (before && (tensor.all_rows < 0 || before->all_rows != tensor.all_rows))
+      throw Damaged("tensor " + tensor.name + " twice");
+    if (tensor.all_rows >= 0) parts_[tensor.name].push_back({tensor.first_row, tensor.view});
+    if (!before) tensors_.push_back(std::move(tensor));
+  }
+}
+
+// Rows that several ranks wrote have to be all rows, each once.
+void Checkpoint::join_parts() {
+  for (CheckpointTensor& tensor : tensors_) {
+    if (tensor.all_rows < 0) continue;
+    std::vector<Part>& parts = parts_.find(tensor.name)->second;
+    std::sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) {
+      return std::pair(a.first_row, a.view.shape[0]) < std::pair(b.first_row, b.view.shape[0]);
+    });
+    tensor.view =
+        ConstView(nullptr, with_rows(tensor.view.shape, tensor.all_rows), tensor.view.dtype);
+    int64_t next = 0;
+    for (const Part& part : parts) {
+      if (part.first_row != next || part.view.dtype != tensor.view.dtype ||
+          with_rows(part.view.shape, tensor.all_rows) != tensor.view.shape)
+        throw Damaged(
+            fmt::format("{}: the parts of tensor {} do not fit together", path_, tensor.name));
+      next += part.view.shape[0];
+    }
+    if (next != tensor.all_rows)
+      throw Damaged(fmt::format("{}: of tensor {} {} rows are there, expected {}", path_,
+                                tensor.name, next, tensor.all_rows));
+    tensor.first_row = 0;
+    tensor.all_rows = -1;
+  }
+}
+
+const CheckpointTensor* Checkpoint::tensor(std::string_view name) const {
   const auto found = std::find_if(tensors_.begin(), tensors_.end(),
                                   [&](const CheckpointTensor& t) { return t.name == name; });
-  return found == tensors_.end() ? ConstView() : found->view;
+  return found == tensors_.end() ? nullptr : &*found;
+}
+
+ConstView Checkpoint::find(std::string_view name) const {
+  const CheckpointTensor* found = tensor(name);
+  if (!found) return {};
+  if (found->view) return found->view;
+  const auto [joined, fresh] = joined_.try_emplace(found->name, found->view.bytes());
+  const View whole{joined->second.data(), found->view.shape, found->view.dtype};
+  if (fresh) read(name, whole);
+  return whole;
 }
 
 void Checkpoint::read(std::string_view name, View into) const {
-  const ConstView stored = find(name);
+  const CheckpointTensor* stored = tensor(name);
   if (!stored) refuse("{}: it holds no tensor {}", path_, name);
-  if (stored.dtype != into.dtype || stored.shape != into.shape) {
+  const ConstView& from = stored->view;
+  if (from.dtype != into.dtype || from.shape != into.shape) {
     const auto text = [](const auto& view) {
       std::string dims;
       for (int i = 0; i < view.shape.rank(); ++i)
@@ -278,9 +336,33 @@ void Checkpoint::read(std::string_view name, View into) const {
       return fmt::format("{} [{}]", name_of(view.dtype), dims);
     };
     refuse("{}: tensor {}: expected {}, got {}: is the recipe the one of this checkpoint?", path_,
-           name, text(into), text(stored));
+           name, text(into), text(from));
   }
-  if (stored.bytes() > 0) std::memcpy(into.data, stored.data, stored.bytes());
+  if (from)
+    std::memcpy(into.data, from.data, from.bytes());
+  else
+    read_rows(name, {0, from.shape[0]}, into);
+}
+
+void Checkpoint::read_rows(std::string_view name, Rows rows, View into) const {
+  const CheckpointTensor* stored = tensor(name);
+  if (!stored) refuse("{}: it holds no tensor {}", path_, name);
+  const ConstView& whole = stored->view;
+  if (whole.dtype != into.dtype || whole.shape.rank() == 0 ||
+      with_rows(whole.shape, rows.count()) != into.shape || rows.end > whole.shape[0])
+    refuse("{}: tensor {}: another shape or dtype: is the recipe the one of this checkpoint?",
+           path_, name);
+  if (into.bytes() == 0) return;
+  const size_t row = into.bytes() / size_t(rows.count());
+  const auto copy = [&](int64_t first, const ConstView& part) {
+    const int64_t begin = std::max(rows.begin, first);
+    const int64_t end = std::min(rows.end, first + part.shape[0]);
+    if (begin < end)
+      std::memcpy(into.data + size_t(begin - rows.begin) * row,
+                  part.data + size_t(begin - first) * row, size_t(end - begin) * row);
+  };
+  if (whole) return copy(0, whole);
+  for (const Part& part : parts_.find(name)->second) copy(part.first_row, part.view);
 }
 
 FoundCheckpoint find_checkpoint(const std::string& directory) {

@@ -50,11 +50,16 @@ json header_of(const checkpoint_format::Manifest& manifest, int rank, const json
   for (const CheckpointTensor& tensor : tensors) {
     json shape = json::array();
     for (int i = 0; i < tensor.view.shape.rank(); ++i) shape.push_back(tensor.view.shape[i]);
-    list.push_back({{"name", tensor.name},
-                    {"dtype", name_of(tensor.view.dtype)},
-                    {"shape", shape},
-                    {"offset", offset},
-                    {"finite", tensor.finite == Finite::required}});
+    json entry = {{"name", tensor.name},
+                  {"dtype", name_of(tensor.view.dtype)},
+                  {"shape", shape},
+                  {"offset", offset},
+                  {"finite", tensor.finite == Finite::required}};
+    if (tensor.all_rows >= 0) {
+      entry["first_row"] = tensor.first_row;
+      entry["all_rows"] = tensor.all_rows;
+    }
+    list.push_back(std::move(entry));
     offset = checkpoint_format::aligned(offset + tensor.view.bytes());
   }
   return {{"run_id", manifest.run_id}, {"step", manifest.step}, {"rank", rank},
@@ -179,6 +184,44 @@ CheckpointWriter::CheckpointWriter(std::string directory, CheckpointOptions opti
   checkpoint_files::require_own_directory(directory_);
 }
 
+// What a rank tells the others of its part in a save.
+struct CheckpointWriter::Part {
+  int failure = 0;  ///< an Exit; 0: none so far
+  bool not_finite = false;
+  std::string message;
+  checkpoint_format::FileEntry file;
+
+  bool sound() const { return failure == 0 && !not_finite; }
+  void failed(const Error& error) {
+    failure = int(error.code());
+    message = error.what();
+  }
+  std::string text() const {
+    return json{{"failure", failure},
+                {"not_finite", not_finite},
+                {"message", message},
+                {"file", {file.name, file.bytes, file.checksum}}}
+        .dump(-1, ' ', false, json::error_handler_t::replace);
+  }
+  static Part from(const std::string& text) {
+    const json told = json::parse(text);
+    return {told.at("failure"),
+            told.at("not_finite"),
+            told.at("message"),
+            {told.at("file").at(0), told.at("file").at(1), told.at("file").at(2)}};
+  }
+};
+
+std::vector<CheckpointWriter::Part> CheckpointWriter::exchange_parts(const Part& mine) const {
+  if (options_.ranks == nullptr) return {mine};
+  std::vector<Part> parts;
+  for (const std::string& text : options_.ranks->all_gather(mine.text()))
+    parts.push_back(Part::from(text));
+  return parts;
+}
+
+// Between its steps all ranks agree on whether to go on: what one of them cannot do none of them
+// commits, and none waits for another that has left.
 SaveResult CheckpointWriter::save(int64_t step, const json& state,
                                   std::span<const CheckpointTensor> tensors) {
   const auto start = std::chrono::steady_clock::now();
@@ -187,60 +230,96 @@ SaveResult CheckpointWriter::save(int64_t step, const json& state,
   result.path = directory_ + "/" + checkpoint_format::step_name(step);
   const std::string aside = result.path + ".tmp-" + options_.run_id;
   std::string failed = aside;  // what is removed if the save fails
-  try {
-    checkpoint_files::make_directory(directory_);
-    // Before and not after: what killed saves left must not fill the disk this one needs.
-    checkpoint_files::remove_leftovers(directory_);
-    checkpoint_files::make_directory(aside);
-    const Descriptor marked = checkpoint_files::open_directory(aside);
-    checkpoint_files::mark_as_being_written(marked);
-    write_aside(aside, step, state, tensors, result.bytes);
-    commit(aside, result.path);
-    failed = result.path;
-    sync_directory(directory_);
-    verify_checkpoint(result.path);
-    whole_.insert(step);
-  } catch (const NotFinite& bad) {
-    result.status = SaveResult::Status::not_finite;
-    result.message = bad.message;
-  } catch (const Error& error) {
-    if (error.code() == Exit::locked) {
-      remove_if_possible(failed);
-      throw;
-    }
-    result.status = SaveResult::Status::cannot_write;
-    result.message = error.what();
-  }
-  if (result.committed()) {
+  std::optional<Descriptor> marked;
+  std::vector<Part> parts;
+  Part mine;
+  const auto together = [&](auto&& work) {
     try {
-      prune(step);
+      work();
+    } catch (const NotFinite& bad) {
+      mine.not_finite = true;
+      mine.message = bad.message;
     } catch (const Error& error) {
-      log::warn("old checkpoints stay: {}", error.what());
+      mine.failed(error);
     }
+    parts = exchange_parts(mine);
+    return std::all_of(parts.begin(), parts.end(), [](const Part& part) { return part.sound(); });
+  };
+  const bool committed = together([&] {
+                           if (!leads()) return;
+                           checkpoint_files::make_directory(directory_);
+                           // Before and not after: what killed saves left must not fill the disk
+                           // this one needs.
+                           checkpoint_files::remove_leftovers(directory_);
+                           checkpoint_files::make_directory(aside);
+                           marked = checkpoint_files::open_directory(aside);
+                           checkpoint_files::mark_as_being_written(*marked);
+                         }) &&
+                         together([&] { write_own(aside, step, state, tensors, mine); }) &&
+                         together([&] {
+                           if (!leads()) return;
+                           write_manifest(aside, step, parts, result.bytes);
+                           commit(aside, result.path);
+                           failed = result.path;
+                           sync_directory(directory_);
+                           verify_checkpoint(result.path);
+                           whole_.insert(step);
+                         });
+  if (committed) {
+    if (leads()) prune_if_possible(step);
   } else {
     whole_.erase(step);
-    remove_if_possible(failed);
+    if (leads()) remove_if_possible(failed);
+    const auto bad =
+        std::find_if(parts.begin(), parts.end(), [](const Part& p) { return !p.sound(); });
+    const std::string who =
+        parts.size() > 1 ? fmt::format("rank {}: ", bad - parts.begin()) : std::string();
+    if (bad->failure == int(Exit::locked)) throw Error(Exit::locked, who + bad->message);
+    result.status =
+        bad->not_finite ? SaveResult::Status::not_finite : SaveResult::Status::cannot_write;
+    result.message = who + bad->message;
   }
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }
 
-void CheckpointWriter::write_aside(const std::string& aside, int64_t step, const json& state,
-                                   std::span<const CheckpointTensor> tensors,
-                                   uint64_t& bytes) const {
+void CheckpointWriter::prune_if_possible(int64_t newest) {
+  try {
+    prune(newest);
+  } catch (const Error& error) {
+    log::warn("old checkpoints stay: {}", error.what());
+  }
+}
+
+void CheckpointWriter::write_own(const std::string& aside, int64_t step, const json& state,
+                                 std::span<const CheckpointTensor> tensors, Part& part) const {
+  checkpoint_format::Manifest manifest;
+  manifest.run_id = options_.run_id;
+  manifest.step = step;
+  manifest.world = options_.ranks ? options_.ranks->size() : 1;
+  const int rank = options_.ranks ? options_.ranks->rank() : 0;
+  part.file = write_rank_file(aside, manifest, rank, rank == 0 ? state : json::object(), tensors);
+  sync_directory(aside);
+}
+
+void CheckpointWriter::write_manifest(const std::string& aside, int64_t step,
+                                      const std::vector<Part>& parts, uint64_t& bytes) const {
   checkpoint_format::Manifest manifest;
   manifest.run_id = options_.run_id;
   manifest.program = options_.program;
   manifest.step = step;
-  manifest.files.push_back(write_rank_file(aside, manifest, 0, state, tensors));
-  sync_directory(aside);
+  manifest.world = int(parts.size());
+  for (const Part& part : parts) {
+    manifest.files.push_back(part.file);
+    bytes += part.file.bytes;
+  }
   const std::string text = checkpoint_format::manifest_text(manifest);
   OutputFile file(aside + "/" + checkpoint_format::kManifest);
   file.write(text);
   file.sync();
   file.close();
   sync_directory(aside);
-  bytes = manifest.files[0].bytes + text.size();
+  bytes += text.size();
 }
 
 void CheckpointWriter::commit(const std::string& aside, const std::string& path) const {
