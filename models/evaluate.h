@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "engine/data/eval_windows.h"
+#include "engine/dist/communicator.h"
 #include "engine/runtime/store.h"
 #include "models/graphs.h"
 
@@ -21,8 +22,10 @@ struct Perplexity {
 
 /// Runs the model in `spec` (its batch and sequence are set here) over all windows. Windows are
 /// taken `rows` at a time; where spec.build.cache is given one at a time, over a KV cache that is
-/// stored as the plan says. Parameters of spec.build.prefix must be in the Store.
+/// stored as the plan says. Parameters of spec.build.prefix must be in the Store. Given several
+/// ranks, each runs a part of the windows, and all get the same bits as one rank would.
 Perplexity evaluate_perplexity(ForwardSpec spec, Store& store, const KernelTable& kernels,
-                               Stream& stream, const EvalWindows& windows, int64_t rows);
+                               Stream& stream, const EvalWindows& windows, int64_t rows,
+                               Communicator* ranks = nullptr);
 
 }  // namespace qat

@@ -1,6 +1,7 @@
 #include "recipes/run/checkpointing.h"
 
 #include "engine/core/error.h"
+#include "engine/train/sharded_store.h"
 
 namespace qat {
 
@@ -14,34 +15,67 @@ bool is_moment(const std::string& name) {
   return name.starts_with("moment");
 }
 
-void restore(const Checkpoint& checkpoint, const std::string& name, Category category,
-             Store& store) {
-  const ConstView from = checkpoint.find(name);
-  checkpoint.read(name, store.make(name, from.shape, from.dtype, category));
+const CheckpointTensor& stored(const Checkpoint& checkpoint, const std::string& name) {
+  for (const CheckpointTensor& tensor : checkpoint.tensors())
+    if (tensor.name == name) return tensor;
+  refuse("{}: {} is missing; it is a checkpoint of another model", checkpoint.path(), name);
+}
+
+void restore(const Checkpoint& checkpoint, const CheckpointTensor& tensor, Category category,
+             const Sharding& sharding, Store& store) {
+  const ConstView& from = tensor.view;
+  const std::optional<Partition> rows =
+      sharding.splits_masters() ? partition_of(sharding, tensor.name) : std::nullopt;
+  if (!rows)
+    return checkpoint.read(tensor.name, store.make(tensor.name, from.shape, from.dtype, category));
+  const Rows own = rows->of(sharding.ranks->rank());
+  const Shape mine = with_rows(from.shape, own.count());
+  if (const View there = store.find(tensor.name); there && there.shape != mine)
+    store.erase(tensor.name);
+  checkpoint.read_rows(tensor.name, own, store.make(tensor.name, mine, from.dtype, category));
+}
+
+void restore_parameters(const Checkpoint& checkpoint, const std::vector<SourceTensor>& trained,
+                        const Sharding& sharding, Store& store) {
+  for (const SourceTensor& tensor : trained) {
+    const CheckpointTensor& from = stored(checkpoint, tensor.name);
+    if (from.view.shape != tensor.shape)
+      refuse("{}: {} is of another shape; it is a checkpoint of another model", checkpoint.path(),
+             tensor.name);
+    restore(checkpoint, from, Category::masters, sharding, store);
+  }
+  for (const CheckpointTensor& tensor : checkpoint.tensors())
+    if (is_found(tensor.name)) restore(checkpoint, tensor, Category::state, sharding, store);
 }
 
 }  // namespace
 
-std::vector<CheckpointTensor> checkpoint_tensors(const Store& store) {
+std::vector<CheckpointTensor> checkpoint_tensors(const Store& store, const Sharding& sharding) {
   std::vector<CheckpointTensor> tensors;
-  for (const Store::Entry& entry : store.entries())
-    if (entry.category == Category::masters || entry.category == Category::moments ||
-        is_found(entry.name))
-      tensors.push_back({entry.name, entry.view, Finite::required});
+  for (const Store::Entry& entry : store.entries()) {
+    if (entry.category != Category::masters && entry.category != Category::moments &&
+        !is_found(entry.name))
+      continue;
+    CheckpointTensor tensor{entry.name, entry.view, Finite::required};
+    if (sharding.shared()) {
+      const int rank = sharding.ranks->rank();
+      const std::optional<Partition> rows = partition_of(sharding, entry.name);
+      if (!rows && rank != 0) continue;
+      if (rows) {
+        const Rows own = rows->of(rank);
+        if (!sharding.splits_masters()) tensor.view = rows_of(entry.view, own);
+        tensor.first_row = own.begin;
+        tensor.all_rows = rows->rows();
+      }
+    }
+    tensors.push_back(std::move(tensor));
+  }
   return tensors;
 }
 
 void restore_model(const Checkpoint& checkpoint, const std::vector<SourceTensor>& trained,
                    Store& store) {
-  for (const SourceTensor& tensor : trained) {
-    const ConstView from = checkpoint.find(tensor.name);
-    if (!from || from.shape != tensor.shape)
-      refuse("{}: {} is {}; it is a checkpoint of another model", checkpoint.path(), tensor.name,
-             from ? "of another shape" : "missing");
-    restore(checkpoint, tensor.name, Category::masters, store);
-  }
-  for (const CheckpointTensor& tensor : checkpoint.tensors())
-    if (is_found(tensor.name)) restore(checkpoint, tensor.name, Category::state, store);
+  restore_parameters(checkpoint, trained, {}, store);
 }
 
 void check_base(const Checkpoint& checkpoint, const std::string& base, const std::string& source) {
@@ -54,10 +88,10 @@ void check_base(const Checkpoint& checkpoint, const std::string& base, const std
 }
 
 void restore_everything(const Checkpoint& checkpoint, const std::vector<SourceTensor>& trained,
-                        Store& store) {
-  restore_model(checkpoint, trained, store);
+                        const Sharding& sharding, Store& store) {
+  restore_parameters(checkpoint, trained, sharding, store);
   for (const CheckpointTensor& tensor : checkpoint.tensors())
-    if (is_moment(tensor.name)) restore(checkpoint, tensor.name, Category::moments, store);
+    if (is_moment(tensor.name)) restore(checkpoint, tensor, Category::moments, sharding, store);
 }
 
 }  // namespace qat

@@ -11,8 +11,8 @@
 namespace qat {
 
 /// Parses argv with `app` (whose name is the command's), then runs `body`. --help goes to stdout. A
-/// reader that closes our output early (`| head`) is no error. The log goes to stderr; QAT_LOG=debug
-/// shows more of it.
+/// reader that closes our output early (`| head`) is no error. The log goes to stderr;
+/// QAT_LOG=debug shows more of it.
 int run_command(CLI::App& app, int argc, char** argv, const std::function<Exit()>& body);
 
 /// Writes to stdout. Throws Error(cannot_write) with the cause; a closed pipe ends the command with

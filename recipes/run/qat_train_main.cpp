@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
   std::vector<std::string> sets;
   std::vector<std::string> reported;
   bool dry_run = false, help_recipe = false;
+  qat::PaperMachines machines;
   app.add_option("recipe", path, "the recipe, a YAML file (see recipes/README.md)");
   app.add_option("--set", sets,
                  "overrides a key of the recipe, e.g. --set train.steps=20 (the value is YAML)")
@@ -26,6 +27,11 @@ int main(int argc, char** argv) {
                  "auto-or-scratch; or a checkpoint's directory");
   app.add_flag("--dry-run", dry_run,
                "print what the run would do and the memory it needs; touches no file");
+  app.add_option("--ranks", machines.ranks, "with --dry-run: plan for so many ranks")
+      ->check(CLI::Range(1, 65536));
+  app.add_option("--gpu", machines.gpu,
+                 "with --dry-run: predict the step's time on a100, h100, h200 or b200");
+  app.add_option("--link", machines.link, "between nodes, for --gpu: nvlink (default) or ib");
   app.add_option("--report", reported,
                  "instead of a run: write the report of a finished run again (RUN/report.html), or "
                  "one that compares several (comparison.html, or the file --out)")
@@ -51,7 +57,14 @@ int main(int argc, char** argv) {
     if (!out.empty()) overrides.push_back(qat::recipe::literal_option("--out", "out", out));
     if (!resume.empty())
       overrides.push_back(qat::recipe::literal_option("--resume", "resume", resume));
-    return qat::train(qat::recipe::load_recipe(path, overrides),
-                      dry_run ? qat::DryRun::yes : qat::DryRun::no, qat::command_text(argc, argv));
+    const qat::recipe::Recipe recipe = qat::recipe::load_recipe(path, overrides);
+    if (machines.ranks > 1 || !machines.gpu.empty()) {
+      if (!dry_run) qat::refuse("--ranks, --gpu and --link plan a run; add --dry-run");
+      qat::plan_on_paper(recipe, machines);
+      return qat::Exit::ok;
+    }
+    const auto ranks = qat::open_communicator();
+    return qat::train(recipe, dry_run ? qat::DryRun::yes : qat::DryRun::no,
+                      qat::command_text(argc, argv), *ranks);
   });
 }

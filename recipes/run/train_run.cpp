@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/core/log.h"
+#include "engine/dist/agreement.h"
 #include "engine/io/atomic_file.h"
 #include "engine/io/json.h"
 #include "engine/train/checkpoint_failures.h"
@@ -16,9 +17,11 @@
 #include "engine/train/progress.h"
 #include "engine/train/run_directory.h"
 #include "engine/train/run_lock.h"
+#include "engine/train/sharded_store.h"
 #include "engine/train/signals.h"
 #include "engine/train/time_limit.h"
 #include "models/adapter.h"
+#include "models/dealing.h"
 #include "models/evaluate.h"
 #include "models/export/export_model.h"
 #include "models/export/gguf.h"
@@ -26,6 +29,7 @@
 #include "models/families.h"
 #include "models/memory_plan.h"
 #include "models/prepare.h"
+#include "models/scaling.h"
 #include "models/tokenizer/chat_template.h"
 #include "recipes/run/adapter_setup.h"
 #include "recipes/run/checkpointing.h"
@@ -33,6 +37,7 @@
 #include "recipes/run/finish.h"
 #include "recipes/run/model_bundle.h"
 #include "recipes/run/quant_setup.h"
+#include "recipes/run/rank_checks.h"
 #include "recipes/run/recipe/words.h"
 #include "recipes/run/run_evaluation.h"
 #include "recipes/run/run_facts.h"
@@ -76,10 +81,11 @@ double seconds_of(const Work& work) {
 
 class TrainRun {
  public:
-  TrainRun(const recipe::Recipe& recipe, const std::string& command)
+  TrainRun(const recipe::Recipe& recipe, const std::string& command, Communicator& ranks)
       : recipe_(recipe),
         command_(command),
-        stream_(int(recipe.threads)),
+        ranks_(ranks),
+        stream_(recipe.threads > 0 ? int(recipe.threads) : default_threads(ranks)),
         kernels_(cpu_kernels()),
         time_limit_(recipe.checkpoint.time_limit, std::getenv("SLURM_JOB_END_TIME")),
         directory_(recipe.out) {}
@@ -90,14 +96,17 @@ class TrainRun {
     describe();
   }
 
+  void describe_scale(const PaperMachines& machines) const;
+
   Exit run() {
     catch_stop_signals();
-    if (already_complete()) return Exit::ok;
+    if (!of_first(ranks_, leads() && already_complete() ? "complete" : "").empty()) return Exit::ok;
     open_directory();
     open_model_description();
-    save_model_description();
+    if (leads()) save_model_description();
+    require_same_run(recipe_, config_json(), ranks_);
     describe();
-    evaluation_.emplace(recipe_);
+    if (leads()) evaluation_.emplace(recipe_);
     start_.data = seconds_of([this] { open_data(); });
     bool resumed = false;
     start_.weights = seconds_of([this, &resumed] {
@@ -105,17 +114,22 @@ class TrainRun {
       resumed = resume();
     });
     if (!resumed) before_training();
-    if (stop_signal()) return stopped();
+    if (of_any_rank(stop_signal() != 0)) return stopped();
     make_trainer();
     // What took minutes to solve for outlives a kill.
     if (trainer_ && !resumed && recipe_.quantize.solved()) save(Importance::interval);
     if (trainer_ && !train_loop()) return stopped();
     finish();
+    ranks_.barrier();
     return Exit::ok;
   }
 
  private:
+  bool leads() const { return ranks_.rank() == 0; }
+  bool of_any_rank(bool mine) { return of_any(ranks_, mine); }
+  TrainingSpec spec() const;
   void open_directory();
+  void claim_directory();
   bool already_complete() const;
   void open_model_description();
   void make_schedules();
@@ -149,6 +163,7 @@ class TrainRun {
 
   const recipe::Recipe& recipe_;
   const std::string command_;
+  Communicator& ranks_;
   Stream stream_;
   const KernelTable& kernels_;
   TimeLimit time_limit_;
@@ -165,6 +180,7 @@ class TrainRun {
   QuantSetup quant_;
   AdapterPlan adapters_;
   std::string base_;  ///< identity of what is frozen below adapters
+  Sharding sharding_;
   std::unique_ptr<QuantSchedule> quant_schedule_;
   std::unique_ptr<Schedule> schedule_;
   std::optional<Dataset> data_;
@@ -197,7 +213,14 @@ bool TrainRun::already_complete() const {
   return true;
 }
 
+// The others wait: what the first finds, it finds for all.
 void TrainRun::open_directory() {
+  run_id_ = of_first(ranks_, new_run_id());
+  if (leads()) claim_directory();
+  ranks_.barrier();
+}
+
+void TrainRun::claim_directory() {
   std::vector<std::string> inputs = recipe_.data.train;
   inputs.insert(inputs.end(), recipe_.data.eval.begin(), recipe_.data.eval.end());
   if (!recipe_.model.scratch()) inputs.push_back(recipe_.model.from.path);
@@ -207,7 +230,6 @@ void TrainRun::open_directory() {
     inputs.push_back(recipe_.adapter.from.path);
   directory_.check(inputs);
   directory_.prepare();
-  run_id_ = new_run_id();
   lock_ = std::make_unique<RunLock>(recipe_.out, run_id_);
   if (fs::exists(directory_.recipe()) && has_checkpoints(directory_.checkpoints()) &&
       recipe_.resume.word != recipe::ResumeKind::never)
@@ -256,6 +278,22 @@ void TrainRun::open_model_description() {
   for (const recipe::ExportFormat format : recipe_.exports)
     check_exportable(format, quant_.plan, config_, tokenizer_.get());
   make_schedules();
+  check_shares(recipe_, ranks_);
+  if (recipe_.train.steps > 0) {
+    sharding_.ranks = &ranks_;
+    sharding_.stage = ZeroStage(recipe_.train.zero_stage);
+    if (ranks_.size() > 1)
+      sharding_.partitions = deal_parameters(
+          spec(), trained_tensors(adapters_, config_, quant_.plan), sharding_.stage, ranks_.size());
+  }
+}
+
+TrainingSpec TrainRun::spec() const {
+  TrainingSpec spec =
+      training_spec(recipe_, config_, teacher_config_, quant_.plan, adapters_, kernels_);
+  if (recipe_.train.micro_batch == 0) spec.build.batch = recipe_.train.batch / ranks_.size();
+  spec.sharding = sharding_;
+  return spec;
 }
 
 // Again once the sensitivity order is known: measured now, or read from a checkpoint.
@@ -284,6 +322,9 @@ void TrainRun::describe() {
       log::warn("{}", warning);
   log::info("recipe {}  backend cpu ({}, {} threads)", recipe::recipe_hash(recipe_), cpu_isa(),
             stream_.threads());
+  if (ranks_.size() > 1)
+    log::info("ranks: {}; ZeRO stage {}, {} sequences of the batch each", ranks_.describe(),
+              recipe_.train.zero_stage, recipe_.train.batch / ranks_.size());
   log::info("model {}: {} layers, {:.1f}M parameters", config_.architecture, config_.layers,
             double(config_.parameters()) / 1e6);
   if (!quant_.plan.linears.empty())
@@ -298,16 +339,20 @@ void TrainRun::describe() {
   if (recipe_.train.steps > 0) {
     log::info("schedule: {}", quant_schedule_->timeline(recipe_.train.steps));
     log::info("learning rate: {}", schedule_->describe());
-    const TrainingSpec spec =
-        training_spec(recipe_, config_, teacher_config_, quant_.plan, adapters_, kernels_);
-    memory_ = plan_training_memory(spec, trainer_settings(recipe_, spec), kernels_);
-    for (const std::string& line : memory_report(*memory_)) log::info("{}", line);
+    const TrainingSpec training = spec();
+    memory_ = plan_training_memory(training, trainer_settings(recipe_, training), kernels_);
+    for (const std::string& line : memory_report(*memory_, ranks_.size())) log::info("{}", line);
   }
 }
 
 void TrainRun::open_data() {
   if (recipe_.train.steps == 0 && !needs_calibration(quant_.plan, prepare_options(recipe_))) return;
+  // The first writes the token cache, the others read it.
+  if (!leads()) ranks_.barrier();
   data_ = Dataset::open(recipe_.data.train, tokenizing(), dataset_options(recipe_, config_));
+  if (leads()) ranks_.barrier();
+  require_alike(ranks_, {{"the identity of data.train", std::to_string(data_->identity())}},
+                Exit::refused, "every rank needs the same files");
   describe_data(*data_, *tokenizer_);
 }
 
@@ -335,10 +380,12 @@ void TrainRun::load_weights() {
   if (teacher_)
     load_parameters(*teacher_, store_, kTeacherPrefix, recipe_.dtype, Category::teacher);
   teacher_.reset();
+  require_same_weights(store_, {}, ranks_, 0);
   CheckpointOptions options;
   options.run_id = run_id_;
   options.keep = int(recipe_.checkpoint.keep);
   options.lock = lock_.get();
+  options.ranks = &ranks_;
   checkpoints_ = std::make_unique<CheckpointWriter>(directory_.checkpoints(), options);
   failures_ = std::make_unique<SaveFailures>(directory_.checkpoints(),
                                              int(recipe_.checkpoint.max_failed_saves));
@@ -364,21 +411,25 @@ std::string TrainRun::describe_adapters() const {
 
 void TrainRun::make_trainer() {
   if (recipe_.train.steps == 0) return;
-  const TrainingSpec spec =
-      training_spec(recipe_, config_, teacher_config_, quant_.plan, adapters_, kernels_);
+  require_same_weights(store_, sharding_, ranks_, resumed_.finished_steps);
+  keep_own_rows(sharding_, store_);
+  const TrainingSpec training = spec();
   trainer_ = std::make_unique<Trainer>(
-      trainer_settings(recipe_, spec), store_, kernels_, stream_, spec.trained,
-      [this](int64_t rows) { return data_->next(rows); },
-      [spec](const EnabledLayers& layers) { return build_training_graph(spec, layers); },
+      trainer_settings(recipe_, training), store_, kernels_, stream_, training.trained,
+      [this](int64_t rows) {
+        return data_->next(rows, {ranks_.rank(), ranks_.size()});
+      },
+      [training](const EnabledLayers& layers) { return build_training_graph(training, layers); },
       [this](int64_t step) { return layers_at(*quant_schedule_, step); },
       [this](int64_t step) { return schedule_->at(step); });
   start_scales_as_layers_join(quant_.plan, *quant_schedule_, prepare_options(recipe_).scale_start,
                               store_, kernels_, stream_, *trainer_);
   trainer_->resume_at(resumed_);
-  const uint64_t bytes = checkpoint_bytes(checkpoint_tensors(store_));
-  require_disk(directory_.checkpoints(), bytes, int(recipe_.checkpoint.keep));
+  double bytes[1] = {double(checkpoint_bytes(checkpoint_tensors(store_, sharding_)))};
+  ranks_.all_reduce(std::span<double>(bytes));
+  require_disk(directory_.checkpoints(), uint64_t(bytes[0]), int(recipe_.checkpoint.keep));
   constexpr double kSlowDisk = 100e6;  // bytes a second, until a save was measured
-  save_seconds_ = double(bytes) / kSlowDisk;
+  save_seconds_ = bytes[0] / kSlowDisk;
   if (time_limit_.given())
     log::info("time limit: {} left; a save is taken to need {:.1f} s until one is measured",
               duration_text(time_limit_.seconds_left()), save_seconds_);
@@ -395,26 +446,27 @@ TrainerState trainer_state(const Checkpoint& checkpoint) {
 }
 
 bool TrainRun::resume() {
-  std::optional<Checkpoint> found;
   const std::string directory = directory_.checkpoints();
-  switch (recipe_.resume.word) {
-    case recipe::ResumeKind::never:
-      break;
-    case recipe::ResumeKind::automatic:
-      found = resume_checkpoint(directory, NoneWhole::refuse);
-      break;
-    case recipe::ResumeKind::automatic_or_scratch:
-      found = resume_checkpoint(directory, NoneWhole::start_over);
-      break;
-    case recipe::ResumeKind::path:
-      found = Checkpoint::load(recipe_.resume.path);
-      break;
-  }
+  const std::optional<Checkpoint> found =
+      checkpoint_of_first(ranks_, [&]() -> std::optional<Checkpoint> {
+        switch (recipe_.resume.word) {
+          case recipe::ResumeKind::never:
+            break;
+          case recipe::ResumeKind::automatic:
+            return resume_checkpoint(directory, NoneWhole::refuse);
+          case recipe::ResumeKind::automatic_or_scratch:
+            return resume_checkpoint(directory, NoneWhole::start_over);
+          case recipe::ResumeKind::path:
+            return Checkpoint::load(recipe_.resume.path);
+        }
+        return std::nullopt;
+      });
   if (found) check_sources(found->state(), found->path());
-  set_aside_newer_checkpoints(directory, found ? found->step() : -1, run_id_);
+  if (leads()) set_aside_newer_checkpoints(directory, found ? found->step() : -1, run_id_);
+  ranks_.barrier();
   if (!found) return false;
   if (!adapters_.empty()) check_base(*found, base_, source_->path());
-  restore_everything(*found, trained_tensors(adapters_, config_, quant_.plan), store_);
+  restore_everything(*found, trained_tensors(adapters_, config_, quant_.plan), sharding_, store_);
   if (!adapters_.empty()) put_masters_on_codes(quant_.plan, store_, kernels_, stream_);
   const json& state = found->state();
   results_ = state.at("results");
@@ -468,14 +520,19 @@ void TrainRun::evaluate(const char* stage, const char* label, const QuantPlan& p
   json& perplexities = results_[stage] = json::object();
   for (const std::string& path : recipe_.data.eval) {
     if (!recipe_.evaluate.has(recipe::Metric::perplexity)) break;
+    // The first writes the token cache, the others read it.
+    if (!leads()) ranks_.barrier();
     const auto windows = EvalWindows::open(
         path, tokenize,
         {.window = recipe_.evaluate.context, .max_windows = recipe_.evaluate.max_windows});
-    const Perplexity p =
-        evaluate_perplexity(evaluation_spec(recipe_, model), store_, kernels_, stream_, windows, 4);
+    if (leads()) ranks_.barrier();
+    const Perplexity p = evaluate_perplexity(evaluation_spec(recipe_, model), store_, kernels_,
+                                             stream_, windows, 4, &ranks_);
     log::info("{}: perplexity {:.4f} on {} ({} tokens)", label, p.perplexity, path, p.tokens);
     perplexities[path] = json_of(p);
   }
+  // What one rank computes alone, the others wait for when they next do something together.
+  if (!leads()) return;
   evaluation_->measure(model, results_);
   if (source_ && std::string_view(stage) != "source")
     evaluation_->compare(model, *source_, tokenize, results_);
@@ -508,7 +565,7 @@ void TrainRun::before_training() {
   ShownDistributions shown;
   shown.before(model, looked_at);
   const PreparedModel prepared = prepare_for_quantization(model, quant_.plan, batches, options);
-  if (stop_signal()) return;
+  if (of_any_rank(stop_signal() != 0)) return;
   results_["distributions"] =
       shown.after(model, quant_.plan, looked_at, !prepared.smoothed.empty());
   if (!prepared.sensitivity.empty())
@@ -555,7 +612,7 @@ json TrainRun::state() const {
 void TrainRun::save(Importance importance) {
   const int64_t step = trainer_ ? trainer_->finished_steps() : 0;
   if (step == saved_step_) return;
-  const std::vector<CheckpointTensor> tensors = checkpoint_tensors(store_);
+  const std::vector<CheckpointTensor> tensors = checkpoint_tensors(store_, sharding_);
   const SaveResult result = checkpoints_->save(step, state(), tensors);
   if (result.committed()) {
     save_seconds_ = save_measured_ ? std::max(save_seconds_, result.seconds) : result.seconds;
@@ -570,7 +627,9 @@ void TrainRun::save(Importance importance) {
 
 Exit TrainRun::stopped() {
   log::info("stopped by {}; run the same command again to continue",
-            stop_reason_.empty() ? signal_name(stop_signal()) : stop_reason_);
+            !stop_reason_.empty() ? stop_reason_
+            : stop_signal() != 0  ? signal_name(stop_signal())
+                                  : "a signal to another rank");
   return Exit::stopped_early;
 }
 
@@ -598,7 +657,8 @@ std::optional<Checkpoint> TrainRun::due_checkpoint() const {
 // What happens depends on the checkpoint and the data position alone: a run that is killed
 // afterwards does it again.
 bool TrainRun::roll_back(const StepResult& spiked) {
-  const std::optional<Checkpoint> found = due_checkpoint();
+  const std::optional<Checkpoint> found =
+      checkpoint_of_first(ranks_, [this] { return due_checkpoint(); });
   if (!found) {
     log::warn("step {}: there is no checkpoint yet to go back to; its update is left out",
               spiked.step);
@@ -609,7 +669,7 @@ bool TrainRun::roll_back(const StepResult& spiked) {
                 fmt::format("step {}: the loss spikes again after {} rollbacks to {}; lower "
                             "train.learning_rate or look at the data there",
                             spiked.step, kMostRollbacks, found->path()));
-  restore_everything(*found, trained_tensors(adapters_, config_, quant_.plan), store_);
+  restore_everything(*found, trained_tensors(adapters_, config_, quant_.plan), sharding_, store_);
   trainer_->resume_at(trainer_state(*found));
   log::warn("step {}: back to step {}, and on with the data after the spike", spiked.step,
             found->step());
@@ -634,7 +694,7 @@ StepLogOptions TrainRun::step_log_options() {
           .every = recipe_.train.log_every,
           .step_tokens = double(recipe_.train.batch * recipe_.data.sequence),
           .flops = flops_per_token(config_, teacher_config_, recipe_.data.sequence),
-          .peak = measured_peak(recipe_.dtype, kernels_, stream_),
+          .peak = measured_peak(recipe_.dtype, kernels_, stream_) * double(ranks_.size()),
           .layers = int(config_.layers),
           .has_teacher = teacher_config_.has_value()};
 }
@@ -644,41 +704,45 @@ StepLogOptions TrainRun::step_log_options() {
 bool TrainRun::train_loop() {
   const int64_t steps = recipe_.train.steps;
   if (trainer_->finished_steps() >= steps) {
-    MetricsFile(directory_.metrics(), trainer_->finished_steps());
+    if (leads()) MetricsFile(directory_.metrics(), trainer_->finished_steps());
     return true;
   }
   const double compiled = seconds_of([this] { trainer_->program(); });
   log::info("started in {:.2f} s: data {:.2f}, weights {:.2f}, compilation {:.2f}",
             start_.data + start_.weights + compiled, start_.data, start_.weights, compiled);
-  StepLog steps_log(step_log_options(), trainer_->finished_steps());
+  std::optional<StepLog> steps_log;
+  if (leads()) steps_log.emplace(step_log_options(), trainer_->finished_steps());
+  const auto save_now = [&](Importance importance) {
+    if (steps_log) steps_log->clear();
+    save(importance);
+    if (steps_log) steps_log->sync();
+  };
   double longest = 0;  // of the steps of this process; those that compile are longer
   while (trainer_->finished_steps() < steps) {
-    if (out_of_time(longest)) {
-      steps_log.clear();
-      if (trainer_->finished_steps() > 0) save(Importance::last);
-      steps_log.sync();
+    if (of_any_rank(out_of_time(longest))) {
+      if (trainer_->finished_steps() > 0) save_now(Importance::last);
       return false;
     }
     const StepResult s = take_step();
     longest = std::max(longest, s.seconds);
-    steps_log.write(s);
-    const bool stop = stop_signal() != 0;
+    if (steps_log) steps_log->write(s);
+    const bool stop = of_any_rank(stop_signal() != 0);
+    if (recipe_.train.compare_ranks > 0 && s.step % recipe_.train.compare_ranks == 0)
+      require_same_weights(store_, sharding_, ranks_, s.step);
     // In a row of non-finite steps nothing is learned: the checkpoints from before it stay.
     const bool due = recipe_.checkpoint.every > 0 && s.step % recipe_.checkpoint.every == 0 &&
                      trainer_->state().bad_steps == 0;
     if (s.spike && recipe_.train.on_spike == recipe::OnSpike::rollback) {
-      steps_log.clear();
+      if (steps_log) steps_log->clear();
       if (roll_back(s)) {
-        steps_log.rewind(trainer_->finished_steps());
+        if (steps_log) steps_log->rewind(trainer_->finished_steps());
         if (stop) return false;
         continue;
       }
     }
     if (stop || due) {
-      steps_log.clear();
       if (due) rollbacks_ = 0;
-      save(stop ? Importance::last : Importance::interval);
-      steps_log.sync();
+      save_now(stop ? Importance::last : Importance::interval);
     }
     if (stop) return false;
   }
@@ -687,11 +751,13 @@ bool TrainRun::train_loop() {
 
 void TrainRun::finish() {
   save(Importance::last);
+  gather_all_rows(sharding_, store_);
   const int64_t skipped = trainer_ ? trainer_->state().skipped_steps : 0;
   if (skipped > 0) log::warn("{} of {} steps were skipped", skipped, recipe_.train.steps);
   if (!quant_.plan.empty() && recipe_.train.steps > 0) evaluate("qat", "QAT", quant_.plan);
   if (quant_.plan.empty() && recipe_.train.steps > 0)
     evaluate("trained", adapters_.empty() ? "trained" : "with adapter", {});
+  if (!leads()) return;
   FinishInputs inputs{.recipe = recipe_,
                       .config = config_,
                       .config_json = config_json(),
@@ -711,12 +777,37 @@ void TrainRun::finish() {
   finish_run(inputs);
 }
 
+void TrainRun::describe_scale(const PaperMachines& machines) const {
+  if (!memory_ || machines.gpu.empty()) return;
+  const TrainingSpec training = spec();
+  const double tokens = double(recipe_.train.batch * recipe_.data.sequence);
+  const double flops = flops_per_token(config_, teacher_config_, recipe_.data.sequence) * tokens /
+                       double(machines.ranks);
+  const RankMachine machine = machine_named(machines.gpu);
+  const Link link = link_named(machines.link, machine, machines.ranks);
+  const std::vector<Traffic> traffic = step_traffic(training, trainer_settings(recipe_, training));
+  const StepTime time = step_time(flops, traffic, machine, link, machines.ranks, Overlap::full);
+  for (const std::string& line :
+       scale_report(*memory_, traffic, time, machine, link, machines.ranks, tokens))
+    log::info("{}", line);
+}
+
 }  // namespace
 
-Exit train(const recipe::Recipe& recipe, DryRun dry_run, const std::string& command) {
+void plan_on_paper(const recipe::Recipe& recipe, const PaperMachines& machines) {
+  const auto ranks = planned_ranks(machines.ranks);
+  TrainRun run(recipe, "", *ranks);
+  run.dry_run();
+  run.describe_scale(machines);
+}
+
+Exit train(const recipe::Recipe& recipe, DryRun dry_run, const std::string& command,
+           Communicator& ranks) {
+  // What all ranks would say the first says.
+  if (ranks.rank() > 0) spdlog::set_level(spdlog::level::off);
   if (recipe.backend == recipe::Backend::cuda)
     refuse("backend: cuda: this build has no CUDA backend; use auto or cpu");
-  TrainRun run(recipe, command);
+  TrainRun run(recipe, command, ranks);
   if (dry_run == DryRun::yes) {
     run.dry_run();
     return Exit::ok;

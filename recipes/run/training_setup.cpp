@@ -122,6 +122,7 @@ static double scale_rate(const recipe::Recipe& recipe) {
 TrainerSettings trainer_settings(const recipe::Recipe& recipe, const TrainingSpec& spec) {
   TrainerSettings settings;
   settings.batch = recipe.train.batch;
+  settings.sharding = spec.sharding;
   settings.micro_batch = spec.build.batch;
   settings.sequence = spec.build.sequence;
   settings.cross_entropy = spec.loss.cross_entropy;

@@ -267,6 +267,8 @@ struct TrainOptions {
   int64_t steps = 0;
   int64_t batch = 8;        ///< sequences a step over all ranks
   int64_t micro_batch = 0;  ///< sequences per rank at a time; 0: the rank's whole share of batch
+  int64_t zero_stage = 0;   ///< what is split over the ranks; see ZeroStage
+  int64_t compare_ranks = 100;         ///< steps between comparisons of the ranks' weights; 0: none
   std::vector<std::string> trainable;  ///< parameters that are trained; empty: all
   int64_t warmup_bf16 = 0;             ///< steps before any fake quantization
   EnableOptions enable;

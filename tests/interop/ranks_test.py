@@ -1,0 +1,150 @@
+"""Several ranks under mpirun: the same training as one process, whatever is split over them, killed
+and gone on with on any number of them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import ROOT
+from resume_test import SAME, steps_written
+from run_test import metrics
+from safetensors.numpy import load_file
+
+ENVIRONMENT = os.environ | {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_btl_vader_single_copy_mechanism": "none",  # containers forbid it, loudly
+}
+
+
+@pytest.fixture(scope="session")
+def mpirun() -> list[str]:
+    if not shutil.which("mpirun"):
+        pytest.skip("mpirun is not installed; scripts/setup brings it")
+    return ["mpirun", "--oversubscribe", "--bind-to", "none", "-n"]
+
+
+def call(mpirun, commands, ranks, recipe, out, *sets) -> list[str]:
+    arguments = [argument for key_value in sets for argument in ("--set", key_value)]
+    train = str(commands.path("qat-train"))
+    return [*mpirun, str(ranks), train, str(recipe), "--out", str(out), *arguments]
+
+
+def run_ranks(mpirun, commands, ranks, recipe, out, *sets, expect=0) -> str:
+    done = subprocess.run(
+        call(mpirun, commands, ranks, recipe, out, *sets),
+        capture_output=True, text=True, timeout=1800, cwd=ROOT, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert done.returncode == expect, f"ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def steps_of(run) -> list[dict]:
+    return [{key: m[key] for key in SAME} for m in metrics(run)]
+
+
+def assert_same_bits(first, second) -> None:
+    assert steps_of(first) == steps_of(second)
+    for name in ("hf-master", "compressed-tensors"):
+        one, other = (load_file(run / "export" / name / "model.safetensors") for run in (first, second))
+        for tensor in one:
+            assert one[tensor].tobytes() == other[tensor].tobytes(), f"{name}: {tensor}"
+
+
+def assert_close(alone, together) -> None:
+    """The same samples in the same order, by the cross-entropy of each step. Sums are taken in
+    another order: a code falls to the other side now and then."""
+    for one, other in zip(metrics(alone), metrics(together), strict=True):
+        assert one["tokens"] == other["tokens"]
+        assert one["cross_entropy"] == pytest.approx(other["cross_entropy"], rel=5e-3), one["step"]
+    first, second = (json.loads((run / "result.json").read_text())["evaluations"] for run in (alone, together))
+    for stage in ("source", "ptq", "qat"):
+        for path, before in first[stage].items():
+            within = 5e-3 if stage == "qat" else 0
+            assert second[stage][path]["perplexity"] == pytest.approx(before["perplexity"], rel=within)
+
+
+@pytest.fixture(scope="session")
+def two_ranks(mpirun, commands, short_run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ranks") / "two"
+    said = run_ranks(mpirun, commands, 2, short_run / "recipe.yaml", out)
+    assert "2 ranks" in said
+    assert said.count("recipe ") == 1, "every rank tells the same"
+    return out
+
+
+def test_two_ranks_train_as_one_process(short_run, two_ranks):
+    assert_close(short_run, two_ranks)
+
+
+def test_started_again_there_is_nothing_to_do(mpirun, commands, short_run, two_ranks):
+    said = run_ranks(mpirun, commands, 2, short_run / "recipe.yaml", two_ranks)
+    assert "already complete" in said
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_zero_stages_give_the_same_bits(mpirun, commands, short_run, two_ranks, tmp_path, stage):
+    out = tmp_path / f"zero{stage}"
+    run_ranks(mpirun, commands, 2, short_run / "recipe.yaml", out, f"train.zero_stage={stage}")
+    assert_same_bits(two_ranks, out)
+    world = {path.name for path in (out / "checkpoints").glob("step-*/rank-*")}
+    assert world == {"rank-0000-of-0002.bin", "rank-0001-of-0002.bin"}
+
+
+def start_and_kill(mpirun, commands, ranks, recipe, out, steps, *sets) -> int:
+    """Kills one rank with SIGKILL after so many steps; mpirun has to end the others."""
+    process = subprocess.Popen(
+        call(mpirun, commands, ranks, recipe, out, *sets),
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while process.poll() is None and steps_written(out) < steps:
+        time.sleep(0.001)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
+    for child in children.stdout.split()[-1:]:
+        os.kill(int(child), signal.SIGKILL)
+    return process.wait(60)
+
+
+def test_fault_C1_a_killed_rank_ends_the_run_which_goes_on(mpirun, commands, short_run, two_ranks, tmp_path):
+    out = tmp_path / "killed"
+    for steps in (5, 13):
+        start_and_kill(mpirun, commands, 2, short_run / "recipe.yaml", out, steps, "train.zero_stage=2")
+    run_ranks(mpirun, commands, 2, short_run / "recipe.yaml", out, "train.zero_stage=2")
+    assert_same_bits(two_ranks, out)
+
+
+@pytest.mark.parametrize("worlds", [(1, 2), (2, 1), (4, 2), (2, 4)])
+def test_fault_C8_goes_on_with_another_number_of_ranks(
+    mpirun, commands, short_run, tmp_path, worlds
+):
+    """The same samples in the same order, whatever wrote the checkpoint."""
+    out = tmp_path / "resized"
+    first, second = worlds
+    stage = f"train.zero_stage={3 if first > second else 1}"
+    start_and_kill(mpirun, commands, first, short_run / "recipe.yaml", out, 11, stage)
+    said = run_ranks(mpirun, commands, second, short_run / "recipe.yaml", out)
+    assert "resuming from" in said or steps_written(out) == 24
+    assert_close(short_run, out)
+
+
+def test_fault_C8_a_batch_that_does_not_divide_is_refused(mpirun, commands, short_run, tmp_path):
+    said = run_ranks(mpirun, commands, 3, short_run / "recipe.yaml", tmp_path / "three", expect=2)
+    assert "train.batch" in said and "3 ranks" in said
+
+
+def test_asked_to_stop_all_ranks_save_and_leave(mpirun, commands, short_run, two_ranks, tmp_path):
+    out = tmp_path / "stopped"
+    process = subprocess.Popen(
+        call(mpirun, commands, 2, short_run / "recipe.yaml", out),
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while process.poll() is None and steps_written(out) < 3:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(60) == 85
+    run_ranks(mpirun, commands, 2, short_run / "recipe.yaml", out)
+    assert_same_bits(two_ranks, out)
