@@ -48,43 +48,37 @@ void* map(const std::string& name, int flags) {
 
 }  // namespace
 
-const char* phase_name(Phase phase) {
-  switch (phase) {
-    case Phase::start:
-      return "its start";
-    case Phase::data:
-      return "reading data";
-    case Phase::compute:
-      return "forward and backward";
-    case Phase::update:
-      return "the update of the weights";
-    case Phase::step_end:
-      return "the end of the step";
-    case Phase::save:
+const char* stage_name(RunStage stage) {
+  switch (stage) {
+    case RunStage::start:
+      return "preparing";
+    case RunStage::step:
+      return "computing";
+    case RunStage::save:
       return "saving";
-    case Phase::evaluate:
-      return "evaluation";
-    case Phase::finish:
-      return "export and evaluation";
+    case RunStage::evaluate:
+      return "evaluating";
+    case RunStage::finish:
+      return "finishing";
   }
   return "?";
 }
 
-const char* operation_name(Operation operation) {
-  switch (operation) {
-    case Operation::none:
+const char* collective_name(Collective collective) {
+  switch (collective) {
+    case Collective::none:
       return "nothing";
-    case Operation::all_reduce:
+    case Collective::all_reduce:
       return "all_reduce";
-    case Operation::all_reduce_max:
+    case Collective::all_reduce_max:
       return "all_reduce_max";
-    case Operation::reduce_scatter:
+    case Collective::reduce_scatter:
       return "reduce_scatter";
-    case Operation::all_gather:
+    case Collective::all_gather:
       return "all_gather";
-    case Operation::broadcast:
+    case Collective::broadcast:
       return "broadcast";
-    case Operation::barrier:
+    case Collective::barrier:
       return "barrier";
   }
   return "?";
@@ -95,7 +89,7 @@ Board::Board(Communicator& ranks) {
   void* memory = name.empty() ? nullptr : map(name, O_CREAT | O_EXCL);
   if (name.empty())
     memory = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory && memory != MAP_FAILED) new (memory) Sign;
+  if (memory && memory != MAP_FAILED) new (memory) LifeSign;
   const std::string here = machine();
   const auto all = ranks.all_gather(memory && memory != MAP_FAILED ? here + "\n" + name : "");
   for (int r = 0; r < ranks.size(); ++r) {
@@ -116,12 +110,12 @@ Board::Board(Communicator& ranks) {
 }
 
 void Board::add(int rank, void* memory) {
-  signs_.push_back(static_cast<Sign*>(memory));
+  signs_.push_back(static_cast<LifeSign*>(memory));
   ranks_.push_back(rank);
 }
 
 Board::~Board() {
-  for (Sign* sign : signs_) munmap(sign, kBytes);
+  for (LifeSign* sign : signs_) munmap(sign, kBytes);
 }
 
 }  // namespace qat

@@ -11,11 +11,11 @@
 namespace qat {
 
 /// Where a rank is in its run. Steps are alike; what surrounds them may take hours.
-enum class Phase : int32_t { start, data, compute, update, step_end, save, evaluate, finish };
-const char* phase_name(Phase phase);
+enum class RunStage : int32_t { start, step, save, evaluate, finish };
+const char* stage_name(RunStage stage);
 
 /// What a rank waits for the others in.
-enum class Operation : int32_t {
+enum class Collective : int32_t {
   none,
   all_reduce,
   all_reduce_max,
@@ -24,15 +24,15 @@ enum class Operation : int32_t {
   broadcast,
   barrier
 };
-const char* operation_name(Operation operation);
+const char* collective_name(Collective collective);
 
 /// One rank's memory. Only that rank writes the first part.
-struct Sign {
+struct LifeSign {
   std::atomic<uint64_t> beats{0};     ///< of a thread that runs as long as the process does
-  std::atomic<uint64_t> progress{0};  ///< counts steps, phases and finished collectives
+  std::atomic<uint64_t> progress{0};  ///< counts steps, stages and finished collectives
   std::atomic<int64_t> step{0};
-  std::atomic<Phase> phase{Phase::start};
-  std::atomic<Operation> waiting{Operation::none};
+  std::atomic<RunStage> stage{RunStage::start};
+  std::atomic<Collective> waiting{Collective::none};
   std::atomic<uint64_t> collectives{0};  ///< entered
   std::atomic<uint64_t> failure{0};      ///< of a rank that fails: a hash of why
   std::atomic<uint32_t> leaving{0};      ///< it ends as soon as all others are leaving too
@@ -52,16 +52,16 @@ class Board {
   Board(const Board&) = delete;
   Board& operator=(const Board&) = delete;
 
-  Sign& mine() { return *signs_[size_t(mine_)]; }
+  LifeSign& mine() { return *signs_[size_t(mine_)]; }
   /// Who tells why a run ends agrees here.
-  Sign& common() { return *signs_.front(); }
-  const std::vector<Sign*>& signs() const { return signs_; }
+  LifeSign& common() { return *signs_.front(); }
+  const std::vector<LifeSign*>& signs() const { return signs_; }
   const std::vector<int>& ranks() const { return ranks_; }  ///< whose signs they are
 
  private:
   void add(int rank, void* memory);
 
-  std::vector<Sign*> signs_;
+  std::vector<LifeSign*> signs_;
   std::vector<int> ranks_;
   int mine_ = 0;
 };

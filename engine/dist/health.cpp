@@ -60,7 +60,7 @@ class RunHealth::Impl {
   }
   // Somebody may fail while this rank waits for all to end.
   ~Impl() {
-    board_.mine().waiting.store(Operation::barrier);
+    board_.mine().waiting.store(Collective::barrier);
     ranks_.reset();
     if (!thread_.joinable()) return;
     {
@@ -78,10 +78,10 @@ class RunHealth::Impl {
     watchdog_.emplace(WatchdogOptions{.seconds = seconds, .ranks = ranks_->size()});
   }
 
-  void at(int64_t step, Phase phase) {
-    Sign& mine = board_.mine();
+  void at(int64_t step, RunStage stage) {
+    LifeSign& mine = board_.mine();
     mine.step.store(step, std::memory_order_relaxed);
-    mine.phase.store(phase, std::memory_order_relaxed);
+    mine.stage.store(stage, std::memory_order_relaxed);
     mine.progress.fetch_add(1, std::memory_order_relaxed);
   }
 
@@ -90,11 +90,10 @@ class RunHealth::Impl {
 
  private:
   void run();
-  std::optional<std::string> look();
   [[noreturn]] void end();
-  bool all_signs(const std::function<bool(const Sign&)>& holds) const {
+  bool all_signs(const std::function<bool(const LifeSign&)>& holds) const {
     return std::all_of(board_.signs().begin(), board_.signs().end(),
-                       [&](const Sign* sign) { return holds(*sign); });
+                       [&](const LifeSign* sign) { return holds(*sign); });
   }
   bool is_reporter() {
     int32_t nobody = 0;
@@ -126,13 +125,13 @@ void RunHealth::Impl::run() {
     if (!watchdog_) continue;
     std::vector<Seen> seen;
     for (size_t r = 0; r < board_.signs().size(); ++r) {
-      const Sign& s = *board_.signs()[r];
+      const LifeSign& s = *board_.signs()[r];
       seen.push_back({.rank = board_.ranks()[r],
                       .beats = s.beats,
                       .progress = s.progress,
                       .collectives = s.collectives,
                       .step = s.step,
-                      .phase = s.phase,
+                      .stage = s.stage,
                       .waiting = s.waiting});
     }
     const auto reason = watchdog_->look(seen, now);
@@ -146,7 +145,8 @@ void RunHealth::Impl::run() {
 // then report that.
 void RunHealth::Impl::end() {
   board_.mine().leaving.store(1);
-  wait_for([this] { return all_signs([](const Sign& s) { return s.leaving != 0; }); }, kTogether);
+  wait_for([this] { return all_signs([](const LifeSign& s) { return s.leaving != 0; }); },
+           kTogether);
   _exit(board_.common().code.load() - 1);
 }
 
@@ -154,10 +154,10 @@ void RunHealth::Impl::leave(int code, const std::string& message) {
   board_.mine().failure.store(fnv1a(message) | 1);
   if (is_reporter()) {
     const uint64_t mine = board_.mine().failure;
-    const auto failed = [](const Sign& s) { return s.failure != 0; };
+    const auto failed = [](const LifeSign& s) { return s.failure != 0; };
     wait_for([&] { return all_signs(failed); }, kAlike);
-    const bool alike = all_signs([mine](const Sign& s) { return s.failure == mine; });
-    say_(alike ? message : fmt::format("rank {}: {}", rank_, message));
+    const bool alike = all_signs([mine](const LifeSign& s) { return s.failure == mine; });
+    if (!message.empty()) say_(alike ? message : fmt::format("rank {}: {}", rank_, message));
     board_.common().code.store(code + 1);
   } else if (!wait_for([this] { return board_.common().code != 0; }, kTold)) {
     board_.common().code.store(code + 1);
@@ -167,7 +167,7 @@ void RunHealth::Impl::leave(int code, const std::string& message) {
 }
 
 StepTimes RunHealth::Impl::finish_step(int64_t step, double seconds) {
-  at(step, Phase::step_end);
+  at(step, RunStage::step);
   std::vector<double> own(size_t(ranks_->size()), 0.0);
   own[size_t(rank_)] = std::max(0.0, seconds - watched_->take_waited_seconds());
   if (own.size() > 1) watched_->all_reduce(own);
@@ -197,8 +197,8 @@ Communicator& RunHealth::ranks() {
 void RunHealth::watch(double seconds) {
   impl_->watch(seconds);
 }
-void RunHealth::at(int64_t step, Phase phase) {
-  impl_->at(step, phase);
+void RunHealth::at(int64_t step, RunStage stage) {
+  impl_->at(step, stage);
 }
 StepTimes RunHealth::finish_step(int64_t step, double seconds) {
   return impl_->finish_step(step, seconds);

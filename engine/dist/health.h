@@ -34,7 +34,7 @@ class RunHealth {
   /// process.
   void watch(double seconds);
   /// Where this rank is.
-  void at(int64_t step, Phase phase);
+  void at(int64_t step, RunStage stage);
   /// Collective, once a step, with what it took this rank in all. Warns of a rank that has been
   /// slower than another by half for ten steps.
   StepTimes finish_step(int64_t step, double seconds);

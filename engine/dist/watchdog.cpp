@@ -9,15 +9,10 @@ namespace {
 
 constexpr double kSilent = 2.0;  // a process that runs shows it many times in this time
 
-bool in_step(Phase phase) {
-  return phase == Phase::data || phase == Phase::compute || phase == Phase::update ||
-         phase == Phase::step_end;
-}
-
 std::string place(const Seen& s) {
-  std::string text = fmt::format("at step {}, in {}", s.step, phase_name(s.phase));
-  if (s.waiting != Operation::none)
-    text += fmt::format(", waiting in {} (its collective {})", operation_name(s.waiting),
+  std::string text = fmt::format("at step {}, {}", s.step, stage_name(s.stage));
+  if (s.waiting != Collective::none)
+    text += fmt::format(", waiting in {} (its collective {})", collective_name(s.waiting),
                         s.collectives);
   return text;
 }
@@ -33,8 +28,8 @@ double RanClock::at(Moment now) {
 
 // While one rank saves, the others wait for it in their step.
 double Watchdog::limit(std::span<const Seen> seen) const {
-  const bool all =
-      std::all_of(seen.begin(), seen.end(), [](const Seen& s) { return in_step(s.phase); });
+  const bool all = std::all_of(seen.begin(), seen.end(),
+                               [](const Seen& s) { return s.stage == RunStage::step; });
   return all ? options_.seconds : options_.longer * options_.seconds;
 }
 
@@ -58,12 +53,12 @@ std::optional<std::string> Watchdog::look(std::span<const Seen> seen, double now
                          s.rank, silence, place(s));
     // Of those that run, the one that is not waiting for others; else the one furthest behind.
     const auto behind = [](const Seen& a) {
-      return std::pair(a.waiting != Operation::none, a.collectives);
+      return std::pair(a.waiting != Collective::none, a.collectives);
     };
     if (!stuck || behind(s) < behind(*stuck)) stuck = &s;
   }
   if (!stuck) return std::nullopt;
-  if (stuck->waiting == Operation::none)
+  if (stuck->waiting == Collective::none)
     return fmt::format("rank {} hangs: no progress for {:.0f} s {}", stuck->rank, longest_silence,
                        place(*stuck));
   // Somebody who is waited for and still moves, if slowly, is not stuck.

@@ -31,8 +31,8 @@ struct Seen {
   int rank = 0;
   uint64_t beats = 0, progress = 0, collectives = 0;
   int64_t step = 0;
-  Phase phase = Phase::start;
-  Operation waiting = Operation::none;
+  RunStage stage = RunStage::start;
+  Collective waiting = Collective::none;
 };
 
 struct WatchdogOptions {

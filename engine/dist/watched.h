@@ -13,7 +13,7 @@ namespace qat {
 class Watched : public Communicator {
  public:
   /// Both outlive it.
-  Watched(Communicator& ranks, Sign& sign) : ranks_(ranks), sign_(sign) {}
+  Watched(Communicator& ranks, LifeSign& sign) : ranks_(ranks), sign_(sign) {}
 
   int rank() const override { return ranks_.rank(); }
   int size() const override { return ranks_.size(); }
@@ -23,30 +23,30 @@ class Watched : public Communicator {
   std::string describe() const override { return ranks_.describe(); }
 
   void all_reduce(std::span<float> data) override {
-    during(Operation::all_reduce, [&] { ranks_.all_reduce(data); });
+    during(Collective::all_reduce, [&] { ranks_.all_reduce(data); });
   }
   void all_reduce(std::span<double> data) override {
-    during(Operation::all_reduce, [&] { ranks_.all_reduce(data); });
+    during(Collective::all_reduce, [&] { ranks_.all_reduce(data); });
   }
   void all_reduce_max(std::span<int64_t> data) override {
-    during(Operation::all_reduce_max, [&] { ranks_.all_reduce_max(data); });
+    during(Collective::all_reduce_max, [&] { ranks_.all_reduce_max(data); });
   }
   void reduce_scatter(std::span<const float> data, Pieces pieces, std::span<float> mine) override {
-    during(Operation::reduce_scatter, [&] { ranks_.reduce_scatter(data, pieces, mine); });
+    during(Collective::reduce_scatter, [&] { ranks_.reduce_scatter(data, pieces, mine); });
   }
   void all_gather(void* data, size_t item_bytes, Pieces pieces) override {
-    during(Operation::all_gather, [&] { ranks_.all_gather(data, item_bytes, pieces); });
+    during(Collective::all_gather, [&] { ranks_.all_gather(data, item_bytes, pieces); });
   }
   void broadcast(void* data, size_t bytes, int root) override {
-    during(Operation::broadcast, [&] { ranks_.broadcast(data, bytes, root); });
+    during(Collective::broadcast, [&] { ranks_.broadcast(data, bytes, root); });
   }
   std::vector<std::string> all_gather(const std::string& text) override {
     std::vector<std::string> all;
-    during(Operation::all_gather, [&] { all = ranks_.all_gather(text); });
+    during(Collective::all_gather, [&] { all = ranks_.all_gather(text); });
     return all;
   }
   void barrier() override {
-    during(Operation::barrier, [&] { ranks_.barrier(); });
+    during(Collective::barrier, [&] { ranks_.barrier(); });
   }
   [[noreturn]] void abort(int code) override {
     ranks_.abort(code);
@@ -58,18 +58,18 @@ class Watched : public Communicator {
 
  private:
   template <class Work>
-  void during(Operation operation, const Work& work) {
+  void during(Collective collective, const Work& work) {
     const auto start = std::chrono::steady_clock::now();
     sign_.collectives.fetch_add(1, std::memory_order_relaxed);
-    sign_.waiting.store(operation, std::memory_order_relaxed);
+    sign_.waiting.store(collective, std::memory_order_relaxed);
     work();
-    sign_.waiting.store(Operation::none, std::memory_order_relaxed);
+    sign_.waiting.store(Collective::none, std::memory_order_relaxed);
     sign_.progress.fetch_add(1, std::memory_order_relaxed);
     waited_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
 
   Communicator& ranks_;
-  Sign& sign_;
+  LifeSign& sign_;
   double waited_ = 0;
 };
 

@@ -12,6 +12,7 @@
 #include "kernels/random.h"
 #include "models/decoder.h"
 #include "models/graphs.h"
+#include "recipes/run/all_reduce_bench.h"
 #include "recipes/run/command.h"
 #include "recipes/run/training_setup.h"
 
@@ -179,5 +180,15 @@ int main(int argc, char** argv) {
   app.add_option("--warmup", options.warmup, "steps before");
   app.add_option("--threads", options.threads, "0: all");
   app.add_flag("--profile", options.profile, "also print the time by operation on stderr");
-  return qat::run_command(app, argc, argv, [&] { return qat::bench(options); });
+  std::vector<int64_t> all_reduce;
+  app.add_option(
+         "--all-reduce", all_reduce,
+         "instead of a step, under mpirun: the speed of sums over the ranks, of so many MiB")
+      ->check(CLI::PositiveNumber)
+      ->type_name("MIB");
+  return qat::run_command(app, argc, argv, [&] {
+    if (all_reduce.empty()) return qat::bench(options);
+    qat::bench_all_reduce(*qat::open_communicator(), all_reduce);
+    return qat::Exit::ok;
+  });
 }

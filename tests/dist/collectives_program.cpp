@@ -206,35 +206,11 @@ void late(Communicator& ranks) {
   if (spent > 0.5) fail(ranks, fmt::format("waiting for 4 s took {:.2f} s of a processor", spent));
 }
 
-void speed(Communicator& ranks) {
-  using Clock = std::chrono::steady_clock;
-  for (const size_t mib : {1, 64, 512}) {
-    std::vector<float> data(mib << 18, 1.0F), other(mib << 18, 0.0F);
-    const double gigabytes = 1e-9 * double(data.size() * sizeof(float));
-    const auto best = [&](const std::function<void()>& work) {
-      double least = 1e30;
-      for (int round = 0; round < 5; ++round) {
-        ranks.barrier();
-        const auto start = Clock::now();
-        work();
-        least = std::min(least, std::chrono::duration<double>(Clock::now() - start).count());
-      }
-      return gigabytes / least;
-    };
-    const double reduced = best([&] { ranks.all_reduce(data); });
-    const double copied =
-        best([&] { std::memcpy(other.data(), data.data(), data.size() * sizeof(float)); });
-    if (ranks.rank() == 0)
-      fmt::print("{} MiB: all_reduce {:.2f} GB/s, memcpy {:.2f} GB/s\n", mib, reduced, copied);
-  }
-}
-
 int run(std::string_view mode) {
   const std::unique_ptr<Communicator> ranks = open_communicator();
   if (mode == "check") check(*ranks);
   if (mode == "print") print(*ranks);
   if (mode == "late") late(*ranks);
-  if (mode == "speed") speed(*ranks);
   if (mode == "astray") {
     if (ranks->rank() == 1) ranks->barrier();
     std::vector<float> data(1000, 1.0F);

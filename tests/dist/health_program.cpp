@@ -49,7 +49,7 @@ void happen(std::string_view mode, RunHealth& health, int64_t step) {
     for (;;) sleep_for(0.01);
   if (mode == "sleep") stop_for(3);
   if (mode == "save" && rank == 0) {
-    health.at(step, Phase::save);
+    health.at(step, RunStage::save);
     sleep_for(3);
   }
   if (mode == "throw" && rank == 1) throw Error(Exit::cannot_write, "the disk is full");
@@ -66,7 +66,7 @@ int run(std::string_view mode, double seconds) {
     const bool slow = mode == "slow";
     for (int64_t step = 1; step <= (slow ? 25 : 10); ++step) {
       const auto start = std::chrono::steady_clock::now();
-      health.at(step, Phase::compute);
+      health.at(step, RunStage::step);
       sleep_for(slow && health.ranks().rank() == 1 ? 0.15 : 0.05);
       happen(mode, health, step);
       float one = 1;

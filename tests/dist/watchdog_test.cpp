@@ -9,7 +9,7 @@ namespace {
 class WatchdogTest : public testing::Test {
  protected:
   WatchdogTest() {
-    for (int r = 0; r < 3; ++r) seen_.push_back({.rank = r, .step = 7, .phase = Phase::compute});
+    for (int r = 0; r < 3; ++r) seen_.push_back({.rank = r, .step = 7, .stage = RunStage::step});
   }
   /// Looks ten times a second for `seconds`; ranks for which `runs` says so beat.
   std::optional<std::string> pass(double seconds, std::vector<int> runs = {0, 1, 2}) {
@@ -19,8 +19,8 @@ class WatchdogTest : public testing::Test {
     }
     return std::nullopt;
   }
-  void all_wait(Operation operation) {
-    for (Seen& s : seen_) s.waiting = operation;
+  void all_wait(Collective collective) {
+    for (Seen& s : seen_) s.waiting = collective;
   }
 
   std::vector<Seen> seen_;
@@ -34,16 +34,16 @@ class fault_A17 : public WatchdogTest {};
 class fault_A18 : public WatchdogTest {};
 
 TEST_F(fault_C2, IsFoundAfterTheTimeoutAndNotBefore) {
-  all_wait(Operation::all_reduce);
-  seen_[1].waiting = Operation::none;
+  all_wait(Collective::all_reduce);
+  seen_[1].waiting = Collective::none;
   EXPECT_FALSE(pass(29));
-  EXPECT_EQ(pass(2), "rank 1 hangs: no progress for 30 s at step 7, in forward and backward");
+  EXPECT_EQ(pass(2), "rank 1 hangs: no progress for 30 s at step 7, computing");
 }
 
 TEST_F(fault_C2, ProcessThatDoesNotRunIsNamedEvenWhereItWaits) {
-  all_wait(Operation::all_reduce);
+  all_wait(Collective::all_reduce);
   EXPECT_EQ(pass(31, {0, 1}),
-            "rank 2 hangs: no progress for 30 s at step 7, in forward and backward, waiting in "
+            "rank 2 hangs: no progress for 30 s at step 7, computing, waiting in "
             "all_reduce (its collective 0); its process does not run");
 }
 
@@ -56,7 +56,7 @@ TEST_F(fault_C2, ProgressPutsItOff) {
 
 TEST_F(fault_C2, RanksOfAnotherMachineAreSuspectedWhereAllHereWait) {
   watchdog_ = Watchdog({.seconds = 30, .ranks = 4});
-  all_wait(Operation::barrier);
+  all_wait(Collective::barrier);
   const auto why = pass(31);
   ASSERT_TRUE(why);
   EXPECT_NE(why->find("the ranks of this machine wait for those of another"), std::string::npos)
@@ -64,7 +64,7 @@ TEST_F(fault_C2, RanksOfAnotherMachineAreSuspectedWhereAllHereWait) {
 }
 
 TEST_F(fault_C2, RankThatStillMovesIsWaitedFor) {
-  all_wait(Operation::all_reduce);
+  all_wait(Collective::all_reduce);
   for (int second = 0; second < 100; ++second) {
     ++seen_[2].progress;
     ASSERT_FALSE(pass(1));
@@ -72,12 +72,12 @@ TEST_F(fault_C2, RankThatStillMovesIsWaitedFor) {
 }
 
 TEST_F(fault_C2, RanksThatAllWaitAreSentToTheDebugMode) {
-  all_wait(Operation::all_reduce);
+  all_wait(Collective::all_reduce);
   for (Seen& s : seen_) s.collectives = 12;
-  seen_[2].waiting = Operation::barrier;
+  seen_[2].waiting = Collective::barrier;
   seen_[2].collectives = 11;
   EXPECT_EQ(pass(31),
-            "no progress for 30 s: all ranks wait, rank 2 at step 7, in forward and backward, "
+            "no progress for 30 s: all ranks wait, rank 2 at step 7, computing, "
             "waiting in barrier (its collective 11); QAT_CHECK_COLLECTIVES=1 names a rank that "
             "does not do what the others do");
 }
@@ -88,11 +88,11 @@ TEST_F(fault_C2, NeverWithoutATimeout) {
 }
 
 TEST_F(fault_B14, SaveTakesTenTimesAsLong) {
-  all_wait(Operation::all_reduce_max);
-  seen_[0].waiting = Operation::none;
-  seen_[0].phase = Phase::save;
+  all_wait(Collective::all_reduce_max);
+  seen_[0].waiting = Collective::none;
+  seen_[0].stage = RunStage::save;
   EXPECT_FALSE(pass(299));
-  EXPECT_EQ(pass(2), "rank 0 hangs: no progress for 300 s at step 7, in saving");
+  EXPECT_EQ(pass(2), "rank 0 hangs: no progress for 300 s at step 7, saving");
 }
 
 TEST_F(fault_A17, TimeInWhichItDidNotRunDoesNotCount) {

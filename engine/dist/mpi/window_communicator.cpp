@@ -17,7 +17,7 @@ namespace qat {
 namespace {
 
 constexpr size_t kSlots = 3;
-constexpr size_t kMostSlotBytes = size_t(2) << 20, kLeastSlotBytes = size_t(64) << 10;
+constexpr size_t kMostSlotBytes = size_t(1) << 20, kLeastSlotBytes = size_t(64) << 10;
 // A container's /dev/shm has 64 MiB where nobody asked for more, and MPI needs some of it.
 constexpr size_t kMostWindowBytes = size_t(36) << 20;
 constexpr size_t kSmallBytes = 4096;  // what takes one turn: everyone combines everything
