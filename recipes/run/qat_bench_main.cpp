@@ -9,7 +9,9 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/core/log.h"
+#include "engine/train/sharded_store.h"
 #include "kernels/random.h"
+#include "models/dealing.h"
 #include "models/decoder.h"
 #include "models/graphs.h"
 #include "recipes/run/all_reduce_bench.h"
@@ -22,7 +24,7 @@ namespace {
 struct BenchOptions {
   std::string shape = "smol135m", mode = "w8a8", recompute = "cheap", master = "fp32";
   int64_t batch = 2, sequence = 512, micro_batch = 0, steps = 8, warmup = 2;
-  int state_bits = 32, threads = 0;
+  int state_bits = 32, threads = 0, zero_stage = 0;
   bool kl = false, profile = false;
 };
 
@@ -53,24 +55,38 @@ QuantPlan plan_of(const ModelConfig& config, const std::string& mode) {
   return plan;
 }
 
-Batch random_batch(const ModelConfig& config, int64_t rows, int64_t sequence, uint64_t step) {
+// The rows of one rank.
+Batch random_batch(const ModelConfig& config, int64_t rows, int64_t sequence, uint64_t step,
+                   const Communicator& ranks) {
   Batch batch;
   batch.rows = rows;
   batch.sequence = sequence;
   for (int64_t t = 0; t < rows * sequence; ++t) {
-    const auto words = philox(1, step, uint64_t(t));
+    const auto words = philox(1, step, uint64_t(ranks.rank() * rows * sequence + t));
     batch.ids.push_back(int32_t(words[0] % uint32_t(config.vocab)));
     batch.targets.push_back(int32_t(words[1] % uint32_t(config.vocab)));
     batch.positions.push_back(int32_t(t % sequence));
     batch.first.push_back(0);
   }
-  batch.valid_targets = rows * sequence;
+  batch.valid_targets = rows * sequence * ranks.size();
   return batch;
 }
 
+// Milliseconds a step that a rank spends in collectives, waiting for the others included.
+double collective_ms(const std::vector<Program::OpTime>& times, int64_t steps) {
+  double seconds = 0;
+  for (const Program::OpTime& time : times)
+    if (time.name == "all_reduce" || time.name == "all_gather" || time.name == "reduce_scatter")
+      seconds += time.seconds;
+  return seconds / double(steps) * 1e3;
+}
+
 Exit bench(const BenchOptions& options) {
+  const auto ranks = open_communicator();
+  if (options.batch % ranks->size() != 0)
+    refuse("--batch: {} does not divide over {} ranks", options.batch, ranks->size());
   const ModelConfig config = shape_named(options.shape);
-  Stream stream(options.threads);
+  Stream stream(options.threads > 0 ? options.threads : default_threads(*ranks));
   Store store;
   const DType master = options.master == "fp32" ? DType::f32 : DType::bf16;
   initialize_parameters(config, store, 0.02f, 1, master);
@@ -78,7 +94,7 @@ Exit bench(const BenchOptions& options) {
 
   TrainingSpec spec;
   spec.config = config;
-  spec.build.batch = options.micro_batch > 0 ? options.micro_batch : options.batch;
+  spec.build.batch = options.micro_batch > 0 ? options.micro_batch : options.batch / ranks->size();
   spec.build.sequence = options.sequence;
   spec.build.dtype = options.mode == "fp32" ? DType::f32 : DType::bf16;
   spec.build.weight_dtype = master;
@@ -103,21 +119,28 @@ Exit bench(const BenchOptions& options) {
         cpu_kernels().cast.run({from, to}, stream);
     }
   }
+  spec.sharding = {ranks.get(), ZeroStage(options.zero_stage), {}};
+  spec.sharding.partitions =
+      deal_parameters(spec, expected_tensors(config), spec.sharding.stage, ranks->size());
+  keep_own_rows(spec.sharding, store);
   TrainerSettings settings;
   settings.batch = options.batch;
+  settings.sharding = spec.sharding;
   settings.micro_batch = spec.build.batch;
   settings.sequence = options.sequence;
   settings.optimizer.state_bits = options.state_bits;
   uint64_t step = 0;
   Trainer trainer(
       settings, store, cpu_kernels(), stream, spec.trained,
-      [&](int64_t rows) { return random_batch(config, rows, options.sequence, step++); },
+      [&](int64_t rows) {
+        return random_batch(config, rows / ranks->size(), options.sequence, step++, *ranks);
+      },
       [&](const EnabledLayers& layers) { return build_training_graph(spec, layers); },
       [&](int64_t) { return all_layers(config); }, [](int64_t) { return 1e-5; });
   std::vector<double> seconds, optimizer_seconds;
   std::vector<Program::OpTime> times;
   for (int64_t i = 0; i < options.warmup + options.steps; ++i) {
-    if (i == options.warmup && options.profile) trainer.profile_into(&times);
+    if (i == options.warmup && (options.profile || ranks->size() > 1)) trainer.profile_into(&times);
     const StepResult result = trainer.step();
     if (i < options.warmup) continue;
     seconds.push_back(result.seconds);
@@ -148,7 +171,15 @@ Exit bench(const BenchOptions& options) {
       {"peak_memory_bytes", usage.ru_maxrss * int64_t{1024}},
       {"gflops", flops / 1e9},
       {"peak_gflops", measured_peak(spec.build.dtype, cpu_kernels(), stream) / 1e9}};
+  if (ranks->size() > 1) {
+    line["ranks"] = ranks->size();
+    line["zero_stage"] = options.zero_stage;
+    line["collective_ms"] = collective_ms(times, options.steps);
+  }
+  ranks->barrier();
+  if (ranks->rank() > 0) return Exit::ok;
   std::printf("%s\n", line.dump().c_str());
+  if (!options.profile) return Exit::ok;
   std::sort(times.begin(), times.end(),
             [](const auto& a, const auto& b) { return a.seconds > b.seconds; });
   for (const Program::OpTime& t : times)
@@ -179,6 +210,8 @@ int main(int argc, char** argv) {
       ->check(CLI::PositiveNumber);
   app.add_option("--warmup", options.warmup, "steps before");
   app.add_option("--threads", options.threads, "0: all");
+  app.add_option("--zero-stage", options.zero_stage, "among several ranks, started by mpirun")
+      ->check(CLI::Range(0, 3));
   app.add_flag("--profile", options.profile, "also print the time by operation on stderr");
   std::vector<int64_t> all_reduce;
   app.add_option(

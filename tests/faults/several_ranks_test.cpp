@@ -4,7 +4,7 @@
 
 #include "engine/core/error.h"
 #include "tests/faults/checkpoint_fixture.h"
-#include "tests/thread_ranks.h"
+#include "tests/ranks/thread_ranks.h"
 
 namespace qat {
 namespace {

@@ -4,13 +4,15 @@
 
 #include <map>
 
+#include "engine/core/error.h"
 #include "engine/ptq/trained_scales.h"
 #include "engine/train/sharded_store.h"
 #include "engine/train/trainer.h"
 #include "models/dealing.h"
 #include "models/memory_plan.h"
+#include "models/scaling.h"
 #include "tests/models/golden.h"
-#include "tests/thread_ranks.h"
+#include "tests/ranks/thread_ranks.h"
 
 namespace qat {
 namespace {
@@ -218,6 +220,40 @@ TEST(ShardedAccumulation, MicroBatchesAgree) {
       EXPECT_NEAR(parts.losses[i], whole.losses[i], 1e-5 * whole.losses[i]);
     EXPECT_NEAR(parts.norms[0], whole.norms[0], 1e-4 * whole.norms[0]);
   }
+}
+
+// What --dry-run --ranks says of the links is what the ranks then exchange.
+TEST(StepTraffic, IsWhatIsGathered) {
+  const auto source = ModelSource::open(golden::path("llama"));
+  for (const ZeroStage stage : {ZeroStage::none, ZeroStage::moments, ZeroStage::weights})
+    for (const int64_t micro_batch : {1, 2}) {
+      const Model model{"plain"};
+      const Way way{2, stage, micro_batch};
+      const auto ranks = planned_ranks(way.ranks);
+      TrainingSpec spec = spec_of(*source, model, way);
+      spec.sharding = {ranks.get(), stage,
+                       deal_parameters(spec, source->tensors(), stage, way.ranks)};
+      TrainerSettings settings;
+      settings.batch = kSequences;
+      settings.micro_batch = micro_batch;
+      double expected = 0;
+      for (const Traffic& traffic : step_traffic(spec, settings))
+        if (traffic.op == "all_gather") expected += traffic.bytes * way.ranks * double(kSteps);
+      // The masters at the end, so that they can be compared.
+      if (stage != ZeroStage::none)
+        for (const auto& [name, rows] : spec.sharding.partitions)
+          expected += double(rows.count()) * sizeof(float) * double(way.ranks - 1);
+      EXPECT_EQ(double(train(model, way).gathered), expected)
+          << int(stage) << ", micro-batch " << micro_batch;
+    }
+}
+
+TEST(PaperMachines, UnknownOnesAreRefused) {
+  EXPECT_THROW(machine_named("h300"), Error);
+  EXPECT_THROW(link_named("pigeon", machine_named("h200"), 8), Error);
+  EXPECT_GT(link_named("ib", machine_named("h200"), 8).bandwidth,
+            link_named("ib", machine_named("h200"), 16).bandwidth)
+      << "one node speaks over its own link";
 }
 
 }  // namespace
