@@ -1,5 +1,5 @@
-// all_gather, reduce_scatter, all_reduce: what the shard pass puts around parameters and gradients.
-// They are made after gradients exist, so they have no gradient rules.
+// all_gather, reduce_scatter, all_reduce, take_rows: what the shard pass puts around parameters and
+// gradients. They are made after gradients exist, so they have no gradient rules.
 #include "engine/ops/collectives.h"
 
 #include <cstring>
@@ -61,10 +61,19 @@ void bind_all_reduce(BindContext& c) {
   });
 }
 
+void bind_take_rows(BindContext& c) {
+  const auto& a = c.attribute<DealtRows>();
+  const View own = rows_of(c.in(0), a.rows.of(a.ranks->rank())), mine = c.out(0);
+  c.call([own, mine](Stream&, const RunState&) {
+    if (mine.bytes() > 0) std::memcpy(mine.data, own.data, mine.bytes());
+  });
+}
+
 }  // namespace
 
 const Op kAllGather{.name = "all_gather", .bind = bind_all_gather};
 const Op kReduceScatter{.name = "reduce_scatter", .bind = bind_reduce_scatter, .accumulates = true};
 const Op kAllReduce{.name = "all_reduce", .bind = bind_all_reduce, .in_place = true};
+const Op kTakeRows{.name = "take_rows", .bind = bind_take_rows};
 
 }  // namespace qat

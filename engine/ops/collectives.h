@@ -6,7 +6,7 @@
 
 namespace qat {
 
-/// Attributes of all_gather and reduce_scatter; all_reduce has the Communicator* alone.
+/// Attributes of all_gather, reduce_scatter and take_rows; all_reduce has the Communicator* alone.
 struct DealtRows {
   Communicator* ranks;
   Partition rows;
@@ -19,5 +19,7 @@ extern const Op kAllGather;
 extern const Op kReduceScatter;
 /// f32: the sum over the ranks.
 extern const Op kAllReduce;
+/// [all rows, ...] -> this rank's rows; nothing is exchanged.
+extern const Op kTakeRows;
 
 }  // namespace qat

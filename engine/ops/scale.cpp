@@ -22,7 +22,8 @@ const Op kScale{.name = "scale",
                 .differentiate = differentiate_scale,
                 .bind = bind_scale,
                 .cost = Cost::cheap,
-                .in_place = true};
+                .in_place = true,
+                .row_wise = [](const Node&) { return true; }};
 
 // inputs: dy, x.
 void bind_column_dot(BindContext& c) {

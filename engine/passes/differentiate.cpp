@@ -86,7 +86,7 @@ class Differentiator : public GradContext {
   Id total(Id id) {
     std::vector<Id>& parts = contributions_[size_t(id)];
     if (parts.empty()) return kNone;
-    if (constant_[size_t(id)] && !streams(id)) return accumulate(id, parts);
+    if (constant_[size_t(id)] && !streams(id, parts)) return accumulate(id, parts);
     Id sum = parts[0];
     for (size_t i = 1; i < parts.size(); ++i) sum = sum_of(sum, parts[i]);
     parts = {sum};
@@ -94,9 +94,14 @@ class Differentiator : public GradContext {
   }
 
   // A matrix merged from low-rank factors is much larger than what is trained of it: its gradient
-  // goes on to the factors in each micro-batch, and only theirs are accumulated.
-  bool streams(Id id) const {
+  // goes on to the factors in each micro-batch, and only theirs are accumulated. So does one that
+  // is made by an op that cannot add to what is there.
+  bool streams(Id id, const std::vector<Id>& parts) {
     if (graph_.value(id).kind != Kind::activation) return false;
+    for (Id part : parts) {
+      const Node* maker = writer(part);
+      if (maker && !maker->op->accumulates && !reads_accumulator(part)) return true;
+    }
     std::set<Id> seen;
     return graph_.value(id).shape.count() > trained_elements(id, seen);
   }

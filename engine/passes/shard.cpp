@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <map>
-#include <optional>
+#include <set>
 
 #include "engine/core/error.h"
 #include "engine/core/log.h"
@@ -41,7 +41,8 @@ class Sharder {
       for (Node& node : old)
         if (node.phase == phase) take(node);
     }
-    for (ParameterGradient& gradient : gradients_) gradient.gradient = renamed(gradient.gradient);
+    for (ParameterGradient& gradient : gradients_)
+      gradient.gradient = own_part(gradient.name, renamed(gradient.gradient));
     graph_.refresh_producers();
     log::debug("shard: {} values by rows, {} gathers, {} sums over {} ranks", pieces_.size(),
                gathers_, sums_, sharding_.ranks->size());
@@ -80,25 +81,23 @@ class Sharder {
     for (size_t v = 0, count = graph_.values.size(); v < count; ++v) {
       if (graph_.values[v].kind != Kind::gradient) continue;
       const Partition* rows = partition_of(graph_.values[v]);
-      if (!rows) continue;
+      const Node* last = nullptr;
+      for (const Node& node : old)
+        if (std::count(node.outputs.begin(), node.outputs.end(), Id(v))) last = &node;
+      // One that the epilogue makes comes from sums over the ranks already.
+      if (!rows || !last || last->phase != Phase::body) continue;
       const Id sum = Id(v), whole = graph_.add_value(graph_.values[v]);
       graph_.value(whole).kind = Kind::activation;
-      int last = -1;
-      for (size_t n = 0; n < old.size(); ++n)
-        for (Id& out : old[n].outputs)
+      for (Node& node : old)
+        for (Id& out : node.outputs)
           if (out == sum) {
-            if (old[n].accumulate == Accumulate::across_runs) old[n].accumulate = Accumulate::never;
+            if (node.accumulate == Accumulate::across_runs) node.accumulate = Accumulate::never;
             out = whole;
-            last = int(n);
           }
-      if (last < 0) continue;
       make_piece(sum, *rows);
+      summed_rows_.insert(sum);
       summed_after_[last].push_back({whole, sum});
     }
-    // take() looks nodes up by where they stood.
-    for (size_t n = 0; n < old.size(); ++n)
-      if (const auto found = summed_after_.find(int(n)); found != summed_after_.end())
-        summed_after_node_[&old[n]] = found->second;
   }
 
   // Those that hold the sum over this rank's micro-batches, whole.
@@ -117,6 +116,7 @@ class Sharder {
           graph_.add_value({value.shape, value.dtype, Kind::activation, parameter_of(value), -1});
       if (rows) {
         make_piece(sum, *rows);
+        summed_rows_.insert(sum);
         append(kReduceScatter, {id}, {sum}, DealtRows{sharding_.ranks, *rows}, parameter_of(value));
       } else {
         append(kAllReduce, {id}, {sum}, sharding_.ranks, parameter_of(value));
@@ -134,6 +134,17 @@ class Sharder {
         for (const Id in : node.inputs)
           if (in != kNone && piece(in)) gather_once(in, node.path);
     phase_ = Phase::body;
+  }
+
+  // A gradient that comes from whole ones (a factor's, from that of the merged matrix) is whole.
+  Id own_part(const std::string& parameter, Id gradient) {
+    const Partition* rows = sharding_.splits_masters() ? sharding_.partition(parameter) : nullptr;
+    if (!rows || piece(gradient)) return gradient;
+    const Id own = graph_.add_value(graph_.value(gradient));
+    graph_.value(own).kind = Kind::activation;
+    make_piece(own, *rows);
+    append(kTakeRows, {gradient}, {own}, DealtRows{sharding_.ranks, *rows}, parameter);
+    return own;
   }
 
   void append(const Op& op, std::vector<Id> inputs, std::vector<Id> outputs, std::any attributes,
@@ -208,14 +219,17 @@ class Sharder {
         if (in != kNone && piece(in)) rows = piece(in);
       const Partition held = *rows;
       for (const Id out : node.outputs)
-        if (out != kNone) make_piece(out, held);
+        if (out != kNone) {
+          make_piece(out, held);
+          if (phase_ == Phase::epilogue) summed_rows_.insert(out);
+        }
       if (node.op == &kDequantize) dequantized_[node.outputs[0]] = node;
       graph_.nodes.push_back(node);
       return;
     }
     for (Id& in : node.inputs) {
       if (in == kNone || !piece(in)) continue;
-      if (phase_ == Phase::epilogue)
+      if (summed_rows_.count(in))
         internal_error("shard: {} at {} reads all rows at the end of a step", node.op->name,
                        node.path);
       in = sharding_.stage == ZeroStage::weights && phase_ == Phase::body
@@ -223,7 +237,7 @@ class Sharder {
                : gather_once(in, node.path);
     }
     graph_.nodes.push_back(node);
-    if (const auto found = summed_after_node_.find(&node); found != summed_after_node_.end())
+    if (const auto found = summed_after_.find(&node); found != summed_after_.end())
       for (const auto& [whole, sum] : found->second) {
         append(kReduceScatter, {whole}, {sum}, DealtRows{sharding_.ranks, *piece(sum)},
                parameter_of(graph_.value(sum)));
@@ -240,11 +254,11 @@ class Sharder {
   const Sharding& sharding_;
   Phase phase_ = Phase::prologue;
   std::map<Id, Partition> pieces_;
+  std::set<Id> summed_rows_;        ///< gradients of which only the own rows are summed
   std::map<Id, Id> gathered_;       ///< dealt value -> all of it, for the whole step
   std::map<Id, Id> renamed_;        ///< accumulator -> its sum over the ranks
   std::map<Id, Node> dequantized_;  ///< by output, those that work by rows
-  std::map<int, std::vector<Summed>> summed_after_;
-  std::map<const Node*, std::vector<Summed>> summed_after_node_;
+  std::map<const Node*, std::vector<Summed>> summed_after_;  ///< by the last node that writes one
   int gathers_ = 0, sums_ = 0;
 };
 

@@ -148,3 +148,27 @@ def test_asked_to_stop_all_ranks_save_and_leave(mpirun, commands, short_run, two
     assert process.wait(60) == 85
     run_ranks(mpirun, commands, 2, short_run / "recipe.yaml", out)
     assert_same_bits(two_ranks, out)
+
+
+ADAPTER = """
+model: ${QAT_TEST_DATA}/stories260k
+out: unused
+data: {train: ["${QAT_TEST_DATA}/text/tinystories_train.jsonl"], sequence: 128}
+quantize: w4a8
+train: {steps: 6, batch: 4, learning_rate: 1.0e-3}
+adapter: {kind: KIND, rank: 64, alpha: 64, base: nf4, target_modules: [q_proj, gate_proj, down_proj]}
+export: [hf]
+"""
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_factors_are_split_as_any_matrix(mpirun, commands, data, tmp_path, kind):
+    """With ranks so high that the merged matrix's gradient is what accumulates."""
+    recipe = tmp_path / "adapter.yaml"
+    recipe.write_text(ADAPTER.replace("KIND", kind))
+    runs = [tmp_path / f"zero{stage}" for stage in (0, 1, 3)]
+    for run, stage in zip(runs, (0, 1, 3), strict=True):
+        run_ranks(mpirun, commands, 2, recipe, run, f"train.zero_stage={stage}")
+        assert steps_of(run) == steps_of(runs[0])
+        files = [r / "export" / "hf" / "model.safetensors" for r in (run, runs[0])]
+        assert files[0].read_bytes() == files[1].read_bytes()
