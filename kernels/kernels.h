@@ -256,6 +256,14 @@ struct HeadLoss {
   bool accumulate_dw;
 };
 
+/// What makes rounding stochastic: element i of the tensor moves by uniform(seed, step, i) - 1/2
+/// code before it is rounded to nearest. step i64 [1]; empty: no noise. Integer codes only.
+struct RoundingNoise {
+  ConstView step = {};
+  uint64_t seed = 0;
+  int64_t first_element = 0;  ///< of the whole tensor, where x is some of its rows
+};
+
 /// codes i8, scale f32 and zero f32 of x by spec. scale/zero are [rows, groups] or [1] per tensor.
 /// With given_scale (and given_zero when asymmetric) the grid is taken, not computed: then scale
 /// and zero outputs may be empty. zero may be empty for a symmetric spec; where the range has a
@@ -266,6 +274,7 @@ struct Quantize {
   ConstView x, given_scale, given_zero;
   View codes, scale, zero;
   QuantSpec spec;
+  RoundingNoise noise = {};
 };
 
 /// y = (codes - zero) * scale + minimum, rounded to y's dtype (f32, bf16). group_K (i32 [K],
@@ -301,6 +310,7 @@ struct FakeQuant {
   ConstView x, given_scale, given_zero;
   View y, scale, zero;
   QuantSpec spec;
+  RoundingNoise noise = {};
 };
 
 /// Straight-through estimator: dx = dy where the rounded x/scale + zero lies in [qmin, qmax], else
@@ -346,9 +356,9 @@ struct SumSquares {
 /// The gradient is multiplied by grad_scale (clipping) first. 32-bit states: m, v f32, absmax
 /// empty. 8-bit states: m, v u8 indices of bitsandbytes' dynamic maps (m signed, v unsigned),
 /// blocks of 256, m_absmax, v_absmax f32 [ceil(N/256)]. p f32, or bf16 with stochastic rounding
-/// keyed by (seed, step, element of the parameter); copy (optional, bf16) gets the updated p rounded to nearest
-/// even. A gradient element that is not finite leaves its p alone; its 32-bit m and v stay, its
-/// 8-bit m and v become 0, as in bitsandbytes.
+/// keyed by (seed, step, element of the parameter); copy (optional, bf16) gets the updated p
+/// rounded to nearest even. A gradient element that is not finite leaves its p alone; its 32-bit m
+/// and v stay, its 8-bit m and v become 0, as in bitsandbytes.
 struct AdamW {
   View p, m, v, m_absmax, v_absmax, copy;
   ConstView g;

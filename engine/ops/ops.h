@@ -111,10 +111,16 @@ Quantized quantize(Builder& b, Id x, const QuantSpec& spec, Id given_scale = kNo
 Id round_scale(Builder& b, Id raw, ScaleType type, NegativeScale negative);
 /// (codes - zero) * scale. Its gradient goes to the scale alone, where that is trained.
 Id dequantize(Builder& b, const Quantized& q, const QuantSpec& spec, DType dtype);
+/// Rounding up or down at random, by how near each code is: the noise of an element follows from
+/// seed, path, step (state i64 [1]; kNone: to nearest) and the element's place.
+struct RandomRounding {
+  Id step = kNone;
+  uint64_t seed = 0;
+};
 /// dequantize(quantize(x)) with the straight-through gradient; a given scale that depends on
 /// trained parameters gets LSQ's.
 Id fake_quant(Builder& b, Id x, const QuantSpec& spec, DType dtype, Id given_scale = kNone,
-              Id given_zero = kNone);
+              Id given_zero = kNone, const RandomRounding& rounding = {});
 /// Matmul of int8 codes with exact integer sums: what linear(dequantize(a), dequantize(w)) means.
 Id linear_int8(Builder& b, const Quantized& a, const Quantized& w, DType dtype, Id bias_O = kNone);
 
@@ -131,6 +137,8 @@ void observe(Builder& b, Id x_TC, const ObserveInto& into);
 
 struct FakeQuantAttributes {
   QuantSpec spec;
+  uint64_t seed = 0;          ///< of stochastic rounding
+  int64_t first_element = 0;  ///< of the whole, where a rank has some rows (stochastic rounding)
 };
 /// Scale tensor shape of x under a spec.
 Shape scale_shape(const Shape& x, const QuantSpec& spec);

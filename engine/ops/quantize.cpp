@@ -4,6 +4,7 @@
 // scales alone, round_scale passes it unchanged.
 #include <cmath>
 
+#include "engine/core/hash.h"
 #include "engine/graph/op.h"
 #include "engine/ops/ops.h"
 
@@ -57,8 +58,8 @@ float scale_gain(const Shape& x, const QuantSpec& spec) {
   return float(1.0 / std::sqrt(elements * double(spec.qmax())));
 }
 
-// Inputs of fake_quant and quantize: x, given scale, given zero. Their outputs put the computed
-// grid at 1 and 2; a given grid is read where it was given.
+// Inputs of fake_quant and quantize: x, given scale, given zero, step. Their outputs put the
+// computed grid at 1 and 2; a given grid is read where it was given.
 Id grid(const GradContext& g, size_t i) {
   return g.in(i) != kNone ? g.in(i) : g.out(i);
 }
@@ -82,14 +83,19 @@ void differentiate(GradContext& g) {
                     a)[0]);
 }
 
+RoundingNoise noise(BindContext& c) {
+  const auto& a = c.attribute<FakeQuantAttributes>();
+  return {c.in(3), a.seed, a.first_element};
+}
+
 void bind_fake_quant(BindContext& c) {
   c.run(c.kernels.fake_quant, FakeQuant{c.in(0), c.in(1), c.in(2), c.out(0), c.out(1), c.out(2),
-                                        c.attribute<FakeQuantAttributes>().spec});
+                                        c.attribute<FakeQuantAttributes>().spec, noise(c)});
 }
 
 void bind_quantize(BindContext& c) {
   c.run(c.kernels.quantize, Quantize{c.in(0), c.in(1), c.in(2), c.out(0), c.out(1), c.out(2),
-                                     c.attribute<FakeQuantAttributes>().spec});
+                                     c.attribute<FakeQuantAttributes>().spec, noise(c)});
 }
 
 // inputs: dy, codes, zero, group_K.
@@ -174,7 +180,7 @@ Quantized quantize(Builder& b, Id x, const QuantSpec& spec, Id given_scale, Id g
   if (given_scale == kNone) outs.push_back({scales, DType::f32});
   if (given_scale == kNone && !spec.symmetric()) outs.push_back({scales, DType::f32});
   const auto ids =
-      b.append(kQuantize, {x, given_scale, given_zero}, outs, FakeQuantAttributes{spec});
+      b.append(kQuantize, {x, given_scale, given_zero, kNone}, outs, FakeQuantAttributes{spec});
   if (given_scale != kNone) return {ids[0], given_scale, given_zero};
   return {ids[0], ids[1], spec.symmetric() ? kNone : ids[2]};
 }
@@ -184,13 +190,15 @@ Id dequantize(Builder& b, const Quantized& q, const QuantSpec& spec, DType dtype
                   {{b.value(q.codes).shape, dtype}}, FakeQuantAttributes{spec})[0];
 }
 
-Id fake_quant(Builder& b, Id x, const QuantSpec& spec, DType dtype, Id given_scale, Id given_zero) {
+Id fake_quant(Builder& b, Id x, const QuantSpec& spec, DType dtype, Id given_scale, Id given_zero,
+              const RandomRounding& rounding) {
   check_spec(b, x, spec);
   const Shape shape = b.value(x).shape, scales = scale_shape(shape, spec);
   std::vector<Builder::Out> outs = {{shape, dtype}};
   if (given_scale == kNone) outs.push_back({scales, DType::f32});
   if (given_scale == kNone && !spec.symmetric()) outs.push_back({scales, DType::f32});
-  return b.append(kFakeQuant, {x, given_scale, given_zero}, outs, FakeQuantAttributes{spec})[0];
+  return b.append(kFakeQuant, {x, given_scale, given_zero, rounding.step}, outs,
+                  FakeQuantAttributes{spec, rounding.seed ^ fnv1a(b.place.path)})[0];
 }
 
 }  // namespace qat

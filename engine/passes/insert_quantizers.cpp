@@ -102,9 +102,16 @@ class Inserter {
     Id& quantized = quantized_masters_[master];
     if (quant.stored_weight) return quantized = stored_weight(path, quant, shape, dtype);
     if (quant.trained_scale) return quantized = on_trained_scale(master, path, spec, dtype);
-    if (!quant.stored_grid) return quantized = fake_quant(builder_, master, spec, dtype);
+    if (!quant.stored_grid)
+      return quantized = fake_quant(builder_, master, spec, dtype, kNone, kNone, rounding());
     const StoredScales grid = stored_scales(path, quant, shape);
     return quantized = fake_quant(builder_, master, spec, dtype, grid.scale, grid.zero);
+  }
+
+  // Embeddings and head, in no layer, round to nearest.
+  RandomRounding rounding() {
+    if (!plan_.rounding_seed || builder_.place.layer < 0) return {};
+    return {builder_.state(kRoundingStep, {1}, DType::i64), *plan_.rounding_seed};
   }
 
   Id on_trained_scale(Id master, const std::string& path, const QuantSpec& spec, DType dtype) {

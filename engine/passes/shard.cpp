@@ -224,6 +224,7 @@ class Sharder {
           if (phase_ == Phase::epilogue) summed_rows_.insert(out);
         }
       if (node.op == &kDequantize) dequantized_[node.outputs[0]] = node;
+      if (node.op == &kFakeQuant || node.op == &kQuantize) begin_noise_at(node, held);
       graph_.nodes.push_back(node);
       return;
     }
@@ -244,6 +245,13 @@ class Sharder {
         graph_.nodes.back().accumulate = Accumulate::across_runs;
         ++sums_;
       }
+  }
+
+  // Stochastic rounding goes by an element's place in the whole matrix.
+  void begin_noise_at(Node& node, const Partition& rows) const {
+    auto attributes = node.attribute<FakeQuantAttributes>();
+    attributes.first_element = rows.of(rank()).begin * graph_.value(node.inputs[0]).shape.cols();
+    node.attributes = attributes;
   }
 
   struct Summed {

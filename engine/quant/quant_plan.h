@@ -36,6 +36,9 @@ struct QuantPlan {
   /// model.layers.3.self_attn.
   std::map<std::string, QuantSpec> kv_cache = {};
 
+  /// With a seed, weights are rounded at random, anew each step (in training only).
+  std::optional<uint64_t> rounding_seed = {};
+
   bool empty() const { return linears.empty() && kv_cache.empty(); }
 };
 
@@ -61,6 +64,9 @@ inline std::string weight_zero_name(const std::string& path) {
 inline bool is_weight_scale(const std::string& parameter) {
   return parameter.ends_with(".weight_scale");
 }
+
+/// State i64 [1] that stochastic rounding reads: the step.
+constexpr const char* kRoundingStep = "rounding.step";
 
 /// Store names of a weight that came, or was solved for, as codes (LinearQuant::stored_weight,
 /// stored_grid): i8 [O, K], f32 of scale_shape, and zero points as the scales where the grid has

@@ -9,6 +9,7 @@
 #include "engine/core/error.h"
 #include "engine/core/log.h"
 #include "engine/quant/adapter_plan.h"
+#include "engine/quant/quant_plan.h"
 
 namespace qat {
 
@@ -158,6 +159,7 @@ StepResult Trainer::step() {
 
   const double inv_tokens = 1.0 / double(batch.valid_targets);
   store_.get("inv_tokens").as<float>()[0] = float(inv_tokens);
+  if (const View step = store_.find(kRoundingStep)) step.as<int64_t>()[0] = finished_;
   program_->run_prologue(stream_);
   double ce = 0, kl = 0;
   for (int64_t row = 0; row < own_rows(); row += settings_.micro_batch) {

@@ -131,4 +131,29 @@ void run_quantize(const ConstView& x, const ConstView& given_scale, const ConstV
   });
 }
 
+void run_stochastic(const ConstView& x, const ConstView& scale, const ConstView& zero,
+                    const View& y, const QuantSpec& spec, const RoundingNoise& noise,
+                    const Stream& stream) {
+  const bool one_scale = spec.per == Per::tensor;
+  const Segments all = one_scale ? Segments{x.count(), 1} : segments_of(x, spec);
+  over_ranges(stream, all.segments, one_scale ? 256 : 16, all.length,
+              [&](int64_t begin, int64_t end) {
+                StochasticJob job{};
+                SegmentJob& s = job.segments;
+                s.x = at(x, begin * all.length);
+                s.x_type = x.dtype;
+                s.y = at(y, begin * all.length);
+                s.y_type = y.dtype;
+                s.given_scale = scale.as<float>() + (one_scale ? 0 : begin);
+                s.given_zero = zero ? zero.as<float>() + (one_scale ? 0 : begin) : nullptr;
+                s.segments = one_scale ? 1 : end - begin;
+                s.length = one_scale ? end - begin : all.length;
+                s.spec = spec;
+                job.seed = noise.seed;
+                job.step = noise.step.as<int64_t>()[0];
+                job.first = noise.first_element + begin * all.length;
+                vector_kernels().quantize_stochastically(job);
+              });
+}
+
 }  // namespace qat::cpu

@@ -28,6 +28,11 @@ struct TensorGrid {
 };
 TensorGrid tensor_grid(const ConstView& x, const QuantSpec& spec, const Stream& stream);
 
+/// Rounds x at random onto the grids in `scale` and `zero` (which may be empty).
+void run_stochastic(const ConstView& x, const ConstView& scale, const ConstView& zero,
+                    const View& y, const QuantSpec& spec, const RoundingNoise& noise,
+                    const Stream& stream);
+
 /// Runs quantize or fake quantize: y holds codes (i8), values, or is empty for the grid alone.
 void run_quantize(const ConstView& x, const ConstView& given_scale, const ConstView& given_zero,
                   const View& y, const View& scale, const View& zero, const QuantSpec& spec,

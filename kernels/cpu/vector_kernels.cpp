@@ -13,6 +13,7 @@ VectorKernels fill_table() {
     avx512::fill_norm(table);
     avx512::fill_quantize(table);
     avx512::fill_trained_scale(table);
+    avx512::fill_stochastic(table);
     avx512::fill_statistics(table);
     avx512::fill_adamw(table);
   } else if (isa() >= Isa::avx2) {
@@ -20,6 +21,7 @@ VectorKernels fill_table() {
     avx2::fill_norm(table);
     avx2::fill_quantize(table);
     avx2::fill_trained_scale(table);
+    avx2::fill_stochastic(table);
     avx2::fill_statistics(table);
     avx2::fill_adamw(table);
   } else {
@@ -27,6 +29,7 @@ VectorKernels fill_table() {
     scalar::fill_norm(table);
     scalar::fill_quantize(table);
     scalar::fill_trained_scale(table);
+    scalar::fill_stochastic(table);
     scalar::fill_statistics(table);
     scalar::fill_adamw(table);
   }

@@ -84,6 +84,8 @@ TrainingSpec training_spec(const recipe::Recipe& recipe, const ModelConfig& conf
   spec.config = config;
   spec.teacher = teacher;
   spec.plan = plan;
+  if (recipe.quantize.weights.rounding == recipe::Rounding::stochastic)
+    spec.plan.rounding_seed = recipe.seed;
   spec.adapters = adapters;
   spec.build.batch = recipe.train.micro_batch > 0 ? recipe.train.micro_batch : recipe.train.batch;
   spec.build.sequence = recipe.data.sequence;

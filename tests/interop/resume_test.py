@@ -24,6 +24,24 @@ def assert_same_run(whole, resumed) -> None:
     assert first == second
 
 
+def killed_and_resumed(commands, recipe, folder):
+    out = folder / "killed"
+    for steps in (3, 9, 15):  # before the first layer joins, between two, after a checkpoint
+        process = commands.start("qat-train", recipe, "--out", out, output=folder / "output.txt")
+        while process.poll() is None and steps_written(out) < steps:
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+    return run_recipe(commands, recipe, out)
+
+
+def test_stochastic_rounding_goes_on_with_its_noise(commands, short_run, tmp_path):
+    recipe, whole = short_run / "recipe.yaml", tmp_path / "whole"
+    run_recipe(commands, recipe, whole, "quantize.weights.rounding=stochastic")
+    assert [m["loss"] for m in metrics(whole)] != [m["loss"] for m in metrics(short_run)]
+    assert_same_run(whole, killed_and_resumed(commands, whole / "recipe.yaml", tmp_path))
+
+
 @pytest.fixture(scope="session")
 def trained_scales_run(commands, data, short_run, tmp_path_factory):
     """The same steps with scales that are trained (LSQ): they start anew as their layers join."""
@@ -35,14 +53,7 @@ def trained_scales_run(commands, data, short_run, tmp_path_factory):
 
 
 def test_trained_scales_go_on_where_they_were(commands, short_run, trained_scales_run, ptq_run, tmp_path):
-    recipe, out, output = trained_scales_run / "recipe.yaml", tmp_path / "killed", tmp_path / "output.txt"
-    for steps in (3, 9, 15):  # before the first layer joins, between two, after a checkpoint
-        process = commands.start("qat-train", recipe, "--out", out, output=output)
-        while process.poll() is None and steps_written(out) < steps:
-            time.sleep(0.001)
-        process.kill()
-        process.wait()
-    run_recipe(commands, recipe, out)
+    out = killed_and_resumed(commands, trained_scales_run / "recipe.yaml", tmp_path)
     assert_same_run(trained_scales_run, out)
     tensors, untrained = (
         load_file(run / "export" / "compressed-tensors" / "model.safetensors") for run in (out, ptq_run)

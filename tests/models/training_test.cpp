@@ -29,6 +29,7 @@ struct GoldenRun {
   QuantSpec activations = {};
   bool trained_scales = false;
   std::optional<QuantSpec> kv_cache = {};
+  std::optional<uint64_t> rounding_seed = {};
 };
 
 constexpr QuantSpec kInt8Blocks{
@@ -40,6 +41,7 @@ QuantPlan plan_of(const ModelConfig& config, const GoldenRun& setup) {
     plan.linears[path] = {.weight = setup.weights,
                           .activation = setup.activations,
                           .trained_scale = setup.trained_scales};
+  plan.rounding_seed = setup.rounding_seed;
   if (setup.kv_cache)
     for (int64_t layer = 0; layer < config.layers; ++layer)
       plan.kv_cache[attention_path(layer)] = *setup.kv_cache;
@@ -99,6 +101,7 @@ Outcome train(const GoldenRun& setup, const Switches& switches, DType dtype = DT
   Outcome outcome;
   for (int64_t step = 0; step < kSteps; ++step) {
     store.get(kInvTokens).as<float>()[0] = 1.0f / float(kSequences * kLength);
+    if (const View at = store.find(kRoundingStep)) at.as<int64_t>()[0] = step;
     program.run_prologue(stream);
     double loss = 0;
     for (int64_t row = 0; row < kSequences; row += switches.micro_batch) {
@@ -204,10 +207,21 @@ constexpr QuantSpec kInt4Keys{.bits = 4,
                               .rule = ScaleRule::min_max,
                               .scale_type = ScaleType::f16};
 const GoldenRun kKvCacheRun{"w8a8_kl_mistral", "mistral", true, {}, {}, false, kInt4Keys};
+const GoldenRun kStochasticRun{
+    "w8a8_kl_mistral", "mistral", true, golden::kClippingInt4, {}, false, {}, 5};
 INSTANTIATE_TEST_SUITE_P(DTypes, SameBits,
                          testing::Combine(testing::Values(DType::f32, DType::bf16),
                                           testing::Values(kInt8Run, kClippingRun, kTrainedScalesRun,
-                                                          kKvCacheRun)));
+                                                          kKvCacheRun, kStochasticRun)));
+
+TEST(Stochastic, RoundsAnewEachStepBySeed) {
+  const Outcome one = train(kStochasticRun, {}), same = train(kStochasticRun, {});
+  EXPECT_EQ(one.losses, same.losses);
+  GoldenRun other = kStochasticRun;
+  other.rounding_seed = 6;
+  EXPECT_NE(train(other, {}).losses[0], one.losses[0]);
+  EXPECT_NE(train(kClippingRun, {}).losses[0], one.losses[0]);
+}
 
 // Where nothing saturates, the gradient of a matrix on its grid is the master's, and LSQ's is known
 // from it.

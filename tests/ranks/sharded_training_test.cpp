@@ -25,6 +25,7 @@ struct Model {
   DType dtype = DType::f32, masters = DType::f32;
   int state_bits = 32;
   const char* source = "llama";
+  std::optional<uint64_t> rounding_seed = {};
 };
 
 struct Way {
@@ -71,6 +72,7 @@ TrainingSpec spec_of(const ModelSource& source, const Model& model, const Way& w
       spec.plan.linears[path] = {.weight = model.weights,
                                  .activation = QuantSpec{},
                                  .trained_scale = model.trained_scales};
+  spec.plan.rounding_seed = model.rounding_seed;
   for (const SourceTensor& t : source.tensors()) spec.trained.push_back(t.name);
   for (const SourceTensor& t : scale_tensors(spec.plan, spec.config))
     spec.trained.push_back(t.name);
@@ -187,6 +189,10 @@ INSTANTIATE_TEST_SUITE_P(
                           .dtype = DType::bf16,
                           .masters = DType::bf16,
                           .state_bits = 8},
+                    Model{.name = "stochastic",
+                          .quantized = true,
+                          .weights = golden::kClippingInt4,
+                          .rounding_seed = 5},
                     Model{.name = "biases", .quantized = true, .source = "qwen2"}),
     [](const auto& info) { return std::string(info.param.name); });
 

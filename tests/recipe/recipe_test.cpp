@@ -241,6 +241,9 @@ TEST(Recipe, WarnsOfWhatIsLegalButOdd) {
   EXPECT_TRUE(warns(parsed("quantize: w8a8\n", {"train.warmup_bf16=10"}), "train.warmup_bf16: 10"));
   EXPECT_TRUE(warns(parsed("", {"train.schedule.warmup=11"}), "train.schedule.warmup: 11 of 10"));
   EXPECT_TRUE(warns(parsed("quantize: {weights: {bits: 5}}\n"), "quantize.weights.bits: "));
+  EXPECT_TRUE(warns(
+      parsed("quantize: {preset: w4a8, weights: {rounding: stochastic}}\n", {"train.steps=0"}),
+      "quantize.weights.rounding: stochastic has no effect"));
   EXPECT_TRUE(warns(parsed("quantize: {preset: w4a8, weights: {group: 48}}\n"),
                     "quantize.weights.group: "));
   EXPECT_TRUE(parsed("quantize: w4a8\n").warnings.empty());

@@ -22,6 +22,13 @@ struct SegmentJob {
   QuantSpec spec;
 };
 
+/// Segments on given grids, rounded at random; first: index in the tensor of the first element.
+struct StochasticJob {
+  SegmentJob segments;
+  uint64_t seed;
+  int64_t step, first;
+};
+
 struct DequantizeJob {
   const int8_t* codes;
   const float *scale, *zero;  ///< zero may be null
@@ -125,6 +132,7 @@ struct VectorKernels {
   /// The first value of largest magnitude.
   float (*peak)(const void* x, DType type, int64_t count);
   void (*quantize)(const SegmentJob&);
+  void (*quantize_stochastically)(const StochasticJob&);
   /// errors[i] = sum of squared errors of x on grids[i].
   void (*grid_errors)(const void* x, DType type, int64_t count, const QuantSpec&, const Grid* grids,
                       int grid_count, float* errors);
@@ -149,18 +157,19 @@ void fill_elementwise(VectorKernels&);
 void fill_norm(VectorKernels&);
 void fill_quantize(VectorKernels&);
 void fill_trained_scale(VectorKernels&);
+void fill_stochastic(VectorKernels&);
 void fill_statistics(VectorKernels&);
 void fill_adamw(VectorKernels&);
 }  // namespace scalar
 namespace avx2 {
 using FillFunction = void(VectorKernels&);
-FillFunction fill_elementwise, fill_norm, fill_quantize, fill_trained_scale, fill_statistics,
-    fill_adamw;
+FillFunction fill_elementwise, fill_norm, fill_quantize, fill_trained_scale, fill_stochastic,
+    fill_statistics, fill_adamw;
 }  // namespace avx2
 namespace avx512 {
 using FillFunction = void(VectorKernels&);
-FillFunction fill_elementwise, fill_norm, fill_quantize, fill_trained_scale, fill_statistics,
-    fill_adamw;
+FillFunction fill_elementwise, fill_norm, fill_quantize, fill_trained_scale, fill_stochastic,
+    fill_statistics, fill_adamw;
 }  // namespace avx512
 
 }  // namespace qat::cpu

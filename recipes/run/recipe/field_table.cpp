@@ -353,8 +353,10 @@ void add_quantize_rows(std::vector<Field>& rows) {
                          {.when = kSymmetricWeights, .default_note = preset}));
   rows.push_back(
       QAT_ROW(quantize.weights.rounding, word(), Matters::yes,
-              "nearest: half to even, trained with the straight-through gradient; lsq: the scales "
-              "are trained too, by LSQ's gradient (zero points stay as they start); ggml: the "
+              "nearest: half to even, trained with the straight-through gradient; stochastic: up "
+              "or down at random by how near each code is, anew each step of training (evaluated "
+              "and exported to nearest); lsq: the scales are trained too, by LSQ's gradient (zero "
+              "points stay as they start); ggml: the "
               "codes llama.cpp's own quantizer chooses, where train.steps is 0.",
               {.when = kWeights, .default_note = preset}));
   rows.push_back(
@@ -561,11 +563,12 @@ void add_train_rows(std::vector<Field>& rows) {
                          "Sequences a rank computes at a time; less needs less memory. 0: all of "
                          "its batch.",
                          {.nicknames = {"micro_batch_size", "gradient_accumulation_steps"}}));
-  rows.push_back(QAT_ROW(train.zero_stage, whole(0, 3), Matters::no,
-                         "What is split over the ranks of a run (ZeRO): 0 nothing, 1 moments and "
-                         "master weights, 2 gradients too, 3 the weights that the matmuls read too. "
-                         "Each stage needs less memory a rank; 3 sends more.",
-                         {.nicknames = {"zero_optimization", "zero", "fsdp"}}));
+  rows.push_back(
+      QAT_ROW(train.zero_stage, whole(0, 3), Matters::no,
+              "What is split over the ranks of a run (ZeRO): 0 nothing, 1 moments and "
+              "master weights, 2 gradients too, 3 the weights that the matmuls read too. "
+              "Each stage needs less memory a rank; 3 sends more.",
+              {.nicknames = {"zero_optimization", "zero", "fsdp"}}));
   rows.push_back(QAT_ROW(train.compare_ranks, whole(0, kMany), Matters::no,
                          "Steps between comparisons of the weights that every rank holds; a rank "
                          "that drifted ends the run. 0: none."));

@@ -15,7 +15,7 @@ namespace qat::recipe {
 
 enum class Backend { automatic, cpu, cuda };
 enum class DataFormat { by_extension, text, prompt_completion, messages };
-enum class Rounding { nearest, ggml, lsq };
+enum class Rounding { nearest, stochastic, lsq, ggml };
 enum class ScaleInit { rule, lsq };
 enum class ActivationPer { token, tensor, group };
 enum class KvType { none, q8_0, q4_0, int8, int4 };

@@ -569,6 +569,11 @@ void add_warnings(Recipe& recipe, const Sources& sources) {
     lines.push_back(
         fmt::format("train.warmup_bf16: {} of {} steps, so no step trains with quantization",
                     train.warmup_bf16, train.steps));
+  if (quantize.weights.bits && quantize.weights.rounding == Rounding::stochastic &&
+      train.steps == 0)
+    lines.push_back(
+        "quantize.weights.rounding: stochastic has no effect, nothing is trained; evaluation and "
+        "export round to nearest");
   if (!quantize.any() && sources.by_hand("train.warmup_bf16") && train.warmup_bf16 > 0)
     lines.push_back("train.warmup_bf16: has no effect, nothing is quantized");
   if (!quantize.activations.bits && quantize.smooth.alpha.mode != SmoothMode::off)
