@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <map>
+#include <set>
 
 #include "engine/core/error.h"
 #include "engine/core/log.h"
@@ -60,7 +61,32 @@ void put(Store& store, const std::string& name, const Shape& shape, DType dtype,
   std::copy(values.begin(), values.end(), view.as<T>());
 }
 
-void store_solved(const std::string& path, const SolvedMatrix& solved, const MeasuredModel& model) {
+// Where training goes on from; bf16 may round a number into the next cell, which its code leaves.
+void put_master_beside_codes(const std::string& path, const SolvedMatrix& solved, Store& store) {
+  const View master = store.get(path + ".weight");
+  for (int64_t row = 0; row < solved.rows; ++row)
+    for (int64_t column = 0; column < solved.columns; ++column) {
+      const int64_t i = row * solved.columns + column;
+      const float value = solved.unrounded[size_t(i)];
+      if (master.dtype == DType::f32) {
+        master.as<float>()[i] = value;
+        continue;
+      }
+      const BFloat16 rounded = to_bfloat16(value);
+      const Grid grid = solved.grid(solved.grid_index(row, column));
+      const bool same =
+          nearest_code(to_float(rounded), solved.spec, grid) == solved.codes[size_t(i)];
+      master.as<BFloat16>()[i] = same ? rounded : to_bfloat16(solved.value(row, column));
+    }
+}
+
+enum class Master {
+  on_codes,      ///< frozen
+  beside_codes,  ///< trained
+};
+
+void store_solved(const std::string& path, const SolvedMatrix& solved, const MeasuredModel& model,
+                  Master master) {
   Store& store = model.store;
   const Shape grids =
       solved.spec.per == Per::tensor ? Shape{1} : Shape{solved.rows, solved.groups()};
@@ -70,7 +96,10 @@ void store_solved(const std::string& path, const SolvedMatrix& solved, const Mea
     put(store, codes_zero_name(path), grids, DType::f32, solved.seconds);
   if (!solved.group_of.empty())
     put(store, codes_group_name(path), {solved.columns}, DType::i32, solved.group_of);
-  put_master_on_codes(path, solved.spec, store, model.kernels, model.stream);
+  if (master == Master::beside_codes)
+    put_master_beside_codes(path, solved, store);
+  else
+    put_master_on_codes(path, solved.spec, store, model.kernels, model.stream);
 }
 
 class LayerSolver {
@@ -79,6 +108,7 @@ class LayerSolver {
               LayerStream& stream)
       : model_(model), plan_(plan), options_(options), stream_(stream) {
     for (auto& [path, quant] : plan_.linears) {
+      if (quant.stored_grid) trained_.insert(path);
       quant.forget_found_weight();
       if (!is_table(path)) quant.weight.reset();
     }
@@ -100,7 +130,10 @@ class LayerSolver {
 
   // From now on the layer multiplies these codes.
   void keep(const std::string& path, const SolvedMatrix& solved) {
-    store_solved(path, solved, model_);
+    // An adapter's base is frozen, whatever is trained on top of it.
+    const bool frozen = model_.adapters && !model_.adapters->empty();
+    const bool trained = trained_.contains(path) && !frozen;
+    store_solved(path, solved, model_, trained ? Master::beside_codes : Master::on_codes);
     LinearQuant& quant = plan_.linears.at(path);
     quant.weight = solved.spec;
     quant.stored_weight = true;
@@ -186,6 +219,13 @@ class LayerSolver {
                                                 model_.kernels, model_.stream)
                                 : round_to_nearest(w.data(), shape.rows(), shape.cols(),
                                                    spec_of(path), model_.kernels, model_.stream);
+    solved.unrounded.resize(w.size());
+    for (int64_t row = 0; row < solved.rows; ++row)
+      for (int64_t k = 0; k < solved.columns; ++k) {
+        const size_t i = size_t(row * solved.columns + k);
+        solved.unrounded[i] =
+            within_cell(w[i], solved.codes[i], solved.spec, solved.grid(solved.grid_index(row, k)));
+      }
     OutputSquares squares({gram.sums().begin(), gram.sums().end()}, shape.cols(), model_.kernels,
                           model_.stream);
     solved.relative_error = squares.relative_error(w, solved.values());
@@ -193,8 +233,9 @@ class LayerSolver {
   }
 
   const MeasuredModel& model_;
-  QuantPlan plan_;    ///< what the layer is quantized with so far
-  QuantPlan wanted_;  ///< what it will be
+  QuantPlan plan_;                 ///< what the layer is quantized with so far
+  QuantPlan wanted_;               ///< what it will be
+  std::set<std::string> trained_;  ///< linears whose masters are
   const SolveOptions& options_;
   LayerStream& stream_;
   std::vector<SolvedLinear> result_;

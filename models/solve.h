@@ -1,7 +1,8 @@
 // PTQ solvers on a decoder: codes and grids of its linears chosen layer by layer, each layer
 // looking at what the quantized layers before it make of real text. What is chosen lies in the
-// Store as codes (LinearQuant::stored_weight, stored_grid), and the masters become the values of
-// those codes.
+// Store as codes (LinearQuant::stored_weight, stored_grid). The masters of frozen codes become
+// their values; those that training moves (stored_grid) become what the codes were chosen for: in
+// the middle of its code a weight would have to go half a code before anything changes.
 #pragma once
 
 #include <functional>

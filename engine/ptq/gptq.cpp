@@ -87,6 +87,7 @@ class Rounding {
         kernels_(kernels),
         stream_(stream),
         w_(size_t(rows * factor.rows())) {
+    result.unrounded.resize(w_.size());
     for (int64_t o = 0; o < O_; ++o)
       for (int64_t k = 0; k < K_; ++k)
         w_[size_t(o * K_ + k)] = double(w_OK[o * K_ + order[size_t(k)]]);
@@ -162,6 +163,8 @@ class Rounding {
           const double w = w_[size_t(row * K_ + i)];
           const int8_t code = nearest_code(float(w), result.spec, grid);
           result.codes[size_t(row * K_ + column)] = code;
+          result.unrounded[size_t(row * K_ + column)] =
+              within_cell(float(w), code, result.spec, grid);
           const double error = (w - double(value_of(float(code), grid))) / factor_(i, i);
           errors_[size_t(row * (end - begin) + i - begin)] = error;
           make_up(row, error, i, i + 1, end);

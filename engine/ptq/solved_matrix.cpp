@@ -33,6 +33,15 @@ int8_t nearest_code(float value, const QuantSpec& spec, Grid grid) {
   return int8_t(code_of(value - grid.minimum, 1.0f / grid.scale, grid.zero, code_range(spec)));
 }
 
+float within_cell(float value, int8_t code, const QuantSpec& spec, Grid grid) {
+  constexpr float kAlmostHalf = 0.49f;
+  const float center = value_of(float(code), grid), reach = kAlmostHalf * magnitude(grid.scale);
+  const float bounded = magnitude(value - center) <= 0.5f * magnitude(grid.scale)
+                            ? value
+                            : smaller(larger(value, center - reach), center + reach);
+  return nearest_code(bounded, spec, grid) == code ? bounded : center;
+}
+
 SolvedMatrix round_to_nearest(const float* w_OK, int64_t rows, int64_t columns,
                               const QuantSpec& spec, const KernelTable& kernels, Stream& stream) {
   SolvedMatrix result(spec, rows, columns);

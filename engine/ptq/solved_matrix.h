@@ -16,6 +16,9 @@ struct SolvedMatrix {
   int64_t rows = 0, columns = 0;
   std::vector<int8_t> codes;
   std::vector<float> scales, seconds;
+  /// [O, K]: what each code was chosen for, moved to within half a code of it where that lies
+  /// beyond the last code. Training goes on from these numbers; each rounds to its code.
+  std::vector<float> unrounded;
   std::vector<int32_t> group_of;  ///< of each column, where groups are not runs of columns
   /// Sum over the calibration tokens of |(Q - W) x|^2 over that of |W x|^2.
   double relative_error = 0.0;
@@ -39,6 +42,8 @@ struct SolvedMatrix {
 
 /// The code of a value on a stored grid.
 int8_t nearest_code(float value, const QuantSpec& spec, Grid grid);
+/// The number nearest to `value` that is within half a code of `code`, and so rounds to it.
+float within_cell(float value, int8_t code, const QuantSpec& spec, Grid grid);
 
 /// Round to nearest: codes and grids by the spec's own rule, as the kernel of a training step
 /// chooses them.

@@ -120,6 +120,7 @@ SolvedMatrix reference(const Case& c, const QuantSpec& spec, const GptqOptions& 
   const Rows u = upper_factor(inverse_of(permuted));
 
   SolvedMatrix result(spec, kO, kK);
+  result.unrounded.resize(size_t(kO * kK));
   const size_t group = spec.per == Per::group ? size_t(spec.group) : size_t(kK);
   QuantSpec row_spec = spec;
   row_spec.per = Per::row;
@@ -154,6 +155,7 @@ SolvedMatrix reference(const Case& c, const QuantSpec& spec, const GptqOptions& 
       const Grid grid = result.grid(o * (size_t(kK) / group) + group_of[k]);
       const int8_t code = nearest_code(float(w[o][k]), spec, grid);
       result.codes[o * size_t(kK) + k] = code;
+      result.unrounded[o * size_t(kK) + k] = float(w[o][k]);
       const double error = (w[o][k] - double(value_of(float(code), grid))) / u[i][i];
       for (size_t j = i + 1; j < size_t(kK); ++j) w[o][order[j]] -= error * u[i][j];
     }
@@ -208,6 +210,36 @@ TEST(GptqTest, CodesAreTheReferences) {
         EXPECT_EQ(got.seconds, expected.seconds);
         EXPECT_EQ(got.group_of.empty(), order != ActOrder::groups || spec.per != Per::group);
       }
+}
+
+// Training goes on from what each code was chosen for, or from the end of the code's cell.
+TEST(GptqTest, KeepsWhatItRounded) {
+  Stream stream;
+  for (const QuantSpec& spec : specs())
+    for (const ActOrder order : {ActOrder::none, ActOrder::fixed_groups}) {
+      Case c = correlated(unsigned(spec.bits));
+      GptqOptions options;
+      options.order = order;
+      const SolvedMatrix expected = reference(c, spec, options);
+      const SolvedMatrix got =
+          gptq(c.w_OK.data(), kO, gram_of(c, stream), spec, options, "w", cpu_kernels(), stream);
+      int64_t beyond = 0;
+      for (int64_t o = 0; o < kO; ++o)
+        for (int64_t k = 0; k < kK; ++k) {
+          const size_t i = size_t(o * kK + k);
+          const Grid grid = got.grid(got.grid_index(o, k));
+          const float scale = std::fabs(grid.scale), value = got.unrounded[i];
+          ASSERT_EQ(nearest_code(value, spec, grid), got.codes[i]);
+          ASSERT_LE(std::fabs(value - got.value(o, k)), 0.5001f * scale);
+          const float far = std::fabs(expected.unrounded[i] - got.value(o, k)) - 0.5f * scale;
+          if (far > 0.0f) {
+            ++beyond;
+          } else if (far < -1e-4f * scale) {
+            ASSERT_NEAR(value, expected.unrounded[i], 1e-4f * scale);
+          }
+        }
+      EXPECT_LT(beyond, kO * kK / 10);
+    }
 }
 
 TEST(GptqTest, LosesLessThanRounding) {

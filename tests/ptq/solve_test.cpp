@@ -116,6 +116,58 @@ TEST_P(Solvers, BeatRoundingOnTextLikeTheCalibration) {
   }
 }
 
+// What training moves starts from what its codes were chosen for, what it leaves alone on them.
+TEST_P(Solvers, TrainedMastersStartBesideTheirCodes) {
+  for (const DType type : {DType::f32, DType::bf16})
+    for (const Range range : {Range::full, Range::asymmetric}) {
+      TinyModel tiny("tests/golden/llama", type);
+      QuantPlan plan = weights_only(tiny.config, int4_groups(range));
+      const std::string frozen = "model.layers.0.mlp.down_proj";
+      for (auto& [path, quant] : plan.linears)
+        (path == frozen ? quant.stored_weight : quant.stored_grid) = true;
+      solve(tiny.measured(), plan, tiny.batches(4, 2, 32), with(GetParam()));
+      double moved = 0.0, count = 0.0;
+      for (const auto& [path, quant] : plan.linears) {
+        const QuantSpec& spec = *quant.weight;
+        const View master = tiny.store.get(path + ".weight"),
+                   codes = tiny.store.get(codes_name(path));
+        const View scale = tiny.store.get(codes_scale_name(path));
+        const View zero = spec.symmetric() ? View{} : tiny.store.get(codes_zero_name(path));
+        std::vector<int8_t> again(size_t(codes.count()));
+        std::vector<float> value(again.size());
+        Quantize quantize{};
+        quantize.x = master;
+        quantize.given_scale = scale;
+        quantize.given_zero = zero;
+        quantize.codes = {reinterpret_cast<std::byte*>(again.data()), codes.shape, DType::i8};
+        quantize.spec = spec;
+        cpu_kernels().quantize.run(quantize, tiny.stream);
+        EXPECT_TRUE(std::equal(again.begin(), again.end(), codes.as<int8_t>())) << path;
+        cpu_kernels().dequantize.run(
+            {codes,
+             scale,
+             zero,
+             {reinterpret_cast<std::byte*>(value.data()), codes.shape, DType::f32},
+             spec},
+            tiny.stream);
+        for (int64_t i = 0; i < master.count(); ++i) {
+          const float got =
+              type == DType::f32 ? master.as<float>()[i] : to_float(master.as<BFloat16>()[i]);
+          const double away = std::fabs(double(got) - double(value[size_t(i)])) /
+                              double(scale.as<float>()[i / spec.group]);
+          ASSERT_LE(away, type == DType::f32 ? 0.5001 : 0.53) << path;
+          if (path == frozen) {
+            ASSERT_LE(away, type == DType::f32 ? 0.0 : 0.04) << path;
+          } else {
+            moved += away;
+            count += 1.0;
+          }
+        }
+      }
+      EXPECT_GT(moved / count, 0.15) << "masters lie on their codes";
+    }
+}
+
 TEST_P(Solvers, TouchOnlyWhatIsPlanned) {
   TinyModel tiny("tests/golden/llama");
   const auto batches = tiny.batches(2, 2, 32);
