@@ -183,6 +183,14 @@ struct Rope {
   float sign;
 };
 
+/// Each row, in pieces of `width`, times the orthogonal matrix of kernels/hadamard.h, which is its
+/// own inverse and transpose; y may be x.
+struct Hadamard {
+  ConstView x_TC;
+  View y_TC, scratch;
+  int64_t width;
+};
+
 /// Causal attention with grouped key/value heads. Rows are B sequences of `sequence` tokens; token
 /// t of a sequence sees tokens first_T[t] .. t of it (first_T i32: start of its document).
 /// y_T(H*D), lse_TH f32 = log sum exp of the scaled scores.
@@ -401,6 +409,7 @@ struct KernelTable {
   Kernel<MatmulPacked> matmul_packed;
   Kernel<AdapterMerge> adapter_merge;
   Kernel<Rope> rope;
+  Kernel<Hadamard> hadamard;
   Kernel<Attention> attention;
   Kernel<AttentionBackward> attention_backward;
   Kernel<AttentionCached> attention_cached;

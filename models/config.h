@@ -24,6 +24,9 @@ struct ModelConfig {
   int64_t rope_original_positions = 8192;
   /// Rope divisors given explicitly (GGUF rope_freqs.weight), head_dim/2 of them; else empty.
   std::vector<float> rope_freq_divisors;
+  /// Transforms (op hadamard) that rotated weights count on: of the inputs of every down_proj, and
+  /// of the heads of q and k after RoPE (see models/rotate.h).
+  bool online_down = false, online_keys = false;
   std::optional<int64_t> sliding_window;  ///< tokens; none = full attention
   int64_t bos_id = -1, pad_id = -1;
   std::vector<int64_t> eos_ids;

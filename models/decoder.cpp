@@ -89,6 +89,10 @@ class Decoder {
     }
     q = rope(b_, q, positions_, table_, int(config_.head_dim));
     k = rope(b_, k, positions_, table_, int(config_.head_dim));
+    if (config_.online_keys) {
+      q = hadamard(b_, q, config_.head_dim);
+      k = hadamard(b_, k, config_.head_dim);
+    }
     const AttentionShape shape{int(config_.heads), int(config_.kv_heads), int(config_.head_dim),
                                build_.sequence, float(1.0 / std::sqrt(double(config_.head_dim)))};
     Id y;
@@ -110,7 +114,9 @@ class Decoder {
     const bool bias = config_.mlp_bias;
     const Id gate = projection(h, name, "gate_proj", config_.ffn, config_.hidden, bias);
     const Id up = projection(h, name, "up_proj", config_.ffn, config_.hidden, bias);
-    return projection(swiglu(b_, gate, up), name, "down_proj", config_.hidden, config_.ffn, bias);
+    Id inner = swiglu(b_, gate, up);
+    if (config_.online_down) inner = hadamard(b_, inner, config_.ffn);
+    return projection(inner, name, "down_proj", config_.hidden, config_.ffn, bias);
   }
 
   Id projection(Id x, const std::string& module, const char* which, int64_t out, int64_t in,

@@ -44,6 +44,7 @@ const std::set<std::string_view> kUnderstood = {"model_type",
                                                 "pad_token_id",
                                                 "torch_dtype",
                                                 "dtype",
+                                                "online_rotation",
                                                 "quantization_config"};
 
 // Known to leave the forward pass alone, whatever their value: what transformers writes beside a
@@ -185,6 +186,7 @@ class Reader {
     window(c);
     tokens(c);
     dtype(c);
+    online_rotation(c);
     check_config(c, file_);
     return c;
   }
@@ -424,6 +426,20 @@ class Reader {
     if (name != "float32" && name != "float16" && name != "bfloat16" && name != "auto")
       refuse("{}: dtype is \"{}\", expected float32, float16 or bfloat16", file_, printable(given));
     c.dtype = name == "auto" ? "float32" : name;
+  }
+
+  // Written by qat-train alone: what its rotated weights count on.
+  void online_rotation(ModelConfig& c) const {
+    const Json* places = find("online_rotation");
+    if (!places) return;
+    if (!places->is_array()) wrong("online_rotation", *places, "a list of down_proj, keys");
+    for (const Json& place : *places)
+      if (place == "down_proj")
+        c.online_down = true;
+      else if (place == "keys")
+        c.online_keys = true;
+      else
+        wrong("online_rotation", place, "down_proj or keys");
   }
 
   const Json& json_;

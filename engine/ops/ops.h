@@ -64,6 +64,10 @@ Id adapter_norm(Builder& b, Id w_OK, Id a_RK, Id b_OR);
 /// Rotary embedding, rotate-half form. cos_sin f32 [positions, D]; positions_T i32.
 Id rope(Builder& b, Id x, Id positions_T, Id cos_sin, int head_dim);
 
+/// Each row, in pieces of `width`, times a Hadamard (or nearly) matrix of that order over its root:
+/// see kernels/hadamard.h. Applied twice it is x again.
+Id hadamard(Builder& b, Id x_TC, int64_t width);
+
 struct AttentionShape {
   int heads, kv_heads, head_dim;
   int64_t sequence;  ///< tokens a sequence; T is a multiple

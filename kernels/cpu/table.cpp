@@ -33,6 +33,7 @@ KernelTable fill_table() {
   table.matmul_packed = {cpu::matmul_packed, cpu::matmul_packed_scratch_bytes};
   table.adapter_merge = {cpu::adapter_merge, cpu::adapter_merge_scratch_bytes};
   table.rope = {cpu::rope, nullptr};
+  table.hadamard = {cpu::hadamard, cpu::hadamard_scratch_bytes};
   table.swiglu = {cpu::swiglu, nullptr};
   table.swiglu_backward = {cpu::swiglu_backward, nullptr};
   table.quantize = {cpu::quantize, nullptr};

@@ -11,6 +11,7 @@ VectorKernels fill_table() {
   if (isa() >= Isa::avx512) {
     avx512::fill_elementwise(table);
     avx512::fill_norm(table);
+    avx512::fill_hadamard(table);
     avx512::fill_quantize(table);
     avx512::fill_trained_scale(table);
     avx512::fill_stochastic(table);
@@ -19,6 +20,7 @@ VectorKernels fill_table() {
   } else if (isa() >= Isa::avx2) {
     avx2::fill_elementwise(table);
     avx2::fill_norm(table);
+    avx2::fill_hadamard(table);
     avx2::fill_quantize(table);
     avx2::fill_trained_scale(table);
     avx2::fill_stochastic(table);
@@ -27,6 +29,7 @@ VectorKernels fill_table() {
   } else {
     scalar::fill_elementwise(table);
     scalar::fill_norm(table);
+    scalar::fill_hadamard(table);
     scalar::fill_quantize(table);
     scalar::fill_trained_scale(table);
     scalar::fill_stochastic(table);

@@ -364,6 +364,11 @@ std::string provenance_of(const recipe::Recipe& recipe) {
 void check_exportable(recipe::ExportFormat format, const QuantPlan& plan, const ModelConfig& config,
                       const Tokenizer* tokenizer) {
   using enum recipe::ExportFormat;
+  if (config.online_down || config.online_keys)
+    refuse(
+        "export: {}: the weights of this model count on rotations as it runs, which nothing that "
+        "reads this format makes; train with quantize.rotation.online: false, or remove the format",
+        recipe::word_of(format));
   if (format == compressed_tensors || format == awq || format == gguf)
     for (const auto& [path, linear] : plan.linears)
       if (linear.listed_groups)

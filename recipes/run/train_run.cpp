@@ -29,6 +29,7 @@
 #include "models/families.h"
 #include "models/memory_plan.h"
 #include "models/prepare.h"
+#include "models/rotate.h"
 #include "models/scaling.h"
 #include "models/tokenizer/chat_template.h"
 #include "recipes/run/adapter_setup.h"
@@ -158,7 +159,8 @@ class TrainRun {
   void evaluate_rounded();
   json state() const;
   std::string config_json() const {
-    return source_ ? source_->config_json() : config_to_huggingface(config_);
+    const std::string json = source_ ? source_->config_json() : config_to_huggingface(config_);
+    return recipe_.quantize.rotation.any() ? rotated_config_json(json, config_) : json;
   }
 
   const recipe::Recipe& recipe_;
@@ -272,6 +274,9 @@ void TrainRun::open_model_description() {
   if (teacher_config_ && teacher_config_->vocab != config_.vocab)
     refuse("distill.teacher: it has {} tokens, the model {}; both need one tokenizer",
            teacher_config_->vocab, config_.vocab);
+  if (const recipe::RotationOptions& rotation = recipe_.quantize.rotation; rotation.any())
+    config_ = rotated(config_, {.down = rotation.online,
+                                .keys = rotation.online && recipe_.quantize.kv_cache.any()});
   quant_ = make_quant_setup(recipe_.quantize, config_);
   adapters_ = make_adapter_plan(recipe_, config_);
   mark_solved(recipe_, adapters_, config_, quant_.plan);
@@ -333,6 +338,7 @@ void TrainRun::describe() {
   if (const std::string alias = recipe::alias_text(recipe_.quantize); !alias.empty())
     log::info("{}", alias);
   for (const std::string& note : quant_.notes) log::info("{}", note);
+  if (recipe_.quantize.rotation.any()) log::info("rotated: {}", describe_rotation(config_));
   for (const std::string& line : solver_lines(recipe_, quant_.plan, config_, kernels_))
     log::info("{}", line);
   if (!adapters_.empty()) log::info("adapter: {}", describe_adapters());
@@ -375,6 +381,7 @@ void TrainRun::load_weights() {
   else
     initialize_parameters(config_, store_, float(recipe_.model.initializer_range), recipe_.seed,
                           masters);
+  if (recipe_.quantize.rotation.any()) rotate(config_, recipe_.seed, store_, stream_);
   if (recipe_.distill.teacher.word == recipe::TeacherKind::self)
     load_parameters(*source_, store_, kTeacherPrefix, recipe_.dtype, Category::teacher);
   if (teacher_)

@@ -82,6 +82,21 @@ void add_quantizers(Digest& digest, DType type, Stream& stream) {
   add_quantizer(digest, e4m3, 608, type, stream);
 }
 
+void add_rotations(Digest& digest, DType type, Stream& stream) {
+  for (const int64_t width : {8, 172, 576, 1536}) {
+    Tensor x({9, width}, type), y({9, width}, type);
+    x.fill_normal(unsigned(width), 1.0);
+    Hadamard args{};
+    args.x_TC = x.view();
+    args.y_TC = y.view();
+    args.width = width;
+    Tensor scratch = test::scratch_for(cpu_kernels().hadamard, args);
+    args.scratch = scratch.view();
+    cpu_kernels().hadamard.run(args, stream);
+    digest.add(y);
+  }
+}
+
 void add_layers(Digest& digest, DType type, Stream& stream) {
   const KernelTable& kernels = cpu_kernels();
   const Shape shape{131, 577};
@@ -143,6 +158,7 @@ uint64_t digest_of_kernels() {
   for (DType type : {DType::f32, DType::bf16}) {
     add_quantizers(digest, type, stream);
     add_layers(digest, type, stream);
+    add_rotations(digest, type, stream);
     add_adamw(digest, type, DType::f32, stream);
     add_adamw(digest, type, DType::u8, stream);
   }

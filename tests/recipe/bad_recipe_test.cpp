@@ -110,6 +110,29 @@ const BadCase kTrainedScales[] = {
 INSTANTIATE_TEST_SUITE_P(TrainedScales, BadRecipe, testing::ValuesIn(kTrainedScales),
                          [](const auto& info) { return std::string(info.param.name); });
 
+const BadCase kRotation[] = {
+    {"rotation_alone", "quantize: {rotation: hadamard}\n",
+     "r.yaml:5: quantize.rotation.kind: ", "none where nothing is quantized"},
+    {"rotation_with_adapter",
+     "quantize: {preset: w4a8, rotation: hadamard}\nadapter: {kind: lora}\n",
+     "r.yaml:5: quantize.rotation.kind: ", "none beside an adapter"},
+    {"rotation_online_exported",
+     "quantize: {preset: w4a8, rotation: {kind: hadamard, online: true}}\nexport: [hf]\n",
+     "r.yaml:5: quantize.rotation.online: ", "false where export lists hf, got true"},
+    {"rotation_exported", "quantize: {preset: w4a8, rotation: hadamard}\nexport: gguf\n",
+     "r.yaml: quantize.rotation.online: ", "set it to false, or remove the format"},
+    {"rotation_smoothed", "quantize: {preset: w4a8, rotation: hadamard, smooth: 0.5}\n",
+     "r.yaml: quantize.rotation.online: ", "false where quantize.smooth.alpha is set"},
+    {"rotation_awq", "quantize: {preset: w4a8, rotation: hadamard, solver: awq}\n",
+     "r.yaml: quantize.rotation.online: ", "false where quantize.solver.kind is awq"},
+    {"online_of_none", "quantize: {preset: w4a8, rotation: {online: false}}\n",
+     "r.yaml:5: quantize.rotation.online: ", "only where quantize.rotation.kind is not none"},
+    {"unknown_rotation", "quantize: {preset: w4a8, rotation: cayley}\n",
+     "r.yaml:5: quantize.rotation.kind: ", "hadamard"},
+};
+INSTANTIATE_TEST_SUITE_P(Rotation, BadRecipe, testing::ValuesIn(kRotation),
+                         [](const auto& info) { return std::string(info.param.name); });
+
 const BadCase kKvCache[] = {
     {"bits", "quantize: {kv_cache: {bits: 5}}\n", "r.yaml:5: quantize.kv_cache.bits: ", "4 or 8"},
     {"type", "quantize: {kv_cache: q5_0}\n", "r.yaml:5: quantize.kv_cache.type: ", "q4_0"},

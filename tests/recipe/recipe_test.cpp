@@ -232,6 +232,9 @@ TEST(Recipe, AnOptionThatSwitchesOffDropsWhatDependedOnIt) {
   EXPECT_FALSE(recipe.quantize.weights.group_by_hand);
   EXPECT_TRUE(warns(recipe, "r.yaml:5: quantize.weights.group: has no effect any more"));
   EXPECT_TRUE(warns(recipe, "quantize.smooth: has no effect"));
+  const Recipe still = parsed("quantize: {preset: w4a8, rotation: hadamard}\n", {"quantize=none"});
+  EXPECT_FALSE(still.quantize.rotation.any());
+  EXPECT_TRUE(warns(still, "r.yaml:5: quantize.rotation.kind: has no effect any more"));
   const Recipe plain =
       parsed("quantize: w8a8\nexport: [hf, compressed-tensors]\n", {"quantize=none"});
   EXPECT_EQ(plain.exports, std::vector<ExportFormat>{ExportFormat::hf});

@@ -86,6 +86,17 @@ struct RopeJob {
   float sign;
 };
 
+/// Pieces of odd * power elements; hartley[k] is that of kernels/hadamard.h over the root of odd.
+/// work: 2 * odd * power floats.
+struct HadamardJob {
+  const void* x;
+  void* y;
+  DType type;
+  int64_t pieces, odd, power;
+  const float* hartley;
+  float* work;
+};
+
 /// `p` may be bf16 (then rounded stochastically); m and v are f32, or u8 with block maxima.
 struct AdamWJob {
   void* p;
@@ -123,6 +134,7 @@ struct VectorKernels {
   void (*rms_norm)(const NormJob&);
   void (*rms_norm_backward)(const NormBackwardJob&);
   void (*rope)(const RopeJob&);
+  void (*hadamard)(const HadamardJob&);
   void (*swiglu)(const void* gate, const void* up, void* y, DType type, int64_t count);
   void (*swiglu_backward)(const void* dy, const void* gate, const void* up, void* dgate, void* dup,
                           DType type, int64_t count);
@@ -155,6 +167,7 @@ const VectorKernels& vector_kernels();
 namespace scalar {
 void fill_elementwise(VectorKernels&);
 void fill_norm(VectorKernels&);
+void fill_hadamard(VectorKernels&);
 void fill_quantize(VectorKernels&);
 void fill_trained_scale(VectorKernels&);
 void fill_stochastic(VectorKernels&);
@@ -163,13 +176,13 @@ void fill_adamw(VectorKernels&);
 }  // namespace scalar
 namespace avx2 {
 using FillFunction = void(VectorKernels&);
-FillFunction fill_elementwise, fill_norm, fill_quantize, fill_trained_scale, fill_stochastic,
-    fill_statistics, fill_adamw;
+FillFunction fill_elementwise, fill_norm, fill_hadamard, fill_quantize, fill_trained_scale,
+    fill_stochastic, fill_statistics, fill_adamw;
 }  // namespace avx2
 namespace avx512 {
 using FillFunction = void(VectorKernels&);
-FillFunction fill_elementwise, fill_norm, fill_quantize, fill_trained_scale, fill_stochastic,
-    fill_statistics, fill_adamw;
+FillFunction fill_elementwise, fill_norm, fill_hadamard, fill_quantize, fill_trained_scale,
+    fill_stochastic, fill_statistics, fill_adamw;
 }  // namespace avx512
 
 }  // namespace qat::cpu

@@ -120,6 +120,9 @@ const FieldCondition kSmooth = {
     "quantize.smooth.alpha is not none", {"quantize.smooth.alpha"}, [](const Recipe& r) {
       return r.quantize.smooth.alpha.mode != SmoothMode::off;
     }};
+const FieldCondition kRotation = {"quantize.rotation.kind is not none",
+                                  {"quantize.rotation.kind"},
+                                  [](const Recipe& r) { return r.quantize.rotation.any(); }};
 const FieldCondition kScratch = {
     "model.from is scratch", {"model.from"}, [](const Recipe& r) { return r.model.scratch(); }};
 const FieldCondition kWeights = {
@@ -480,6 +483,18 @@ void add_quantize_rows(std::vector<Field>& rows) {
                          "and gate, up), up_proj (before down_proj), v_proj (before o_proj).",
                          {.when = kSmooth}));
   rows.push_back(QAT_ROW(
+      quantize.rotation.kind, word(), Matters::yes,
+      "hadamard: rotate the model as it is read, so that no channel is much larger than the others "
+      "and few bits hold it; it computes the same. Folded into the weights: the residual stream "
+      "(norms first; a tied head becomes a matrix of its own) and the heads of v_proj and o_proj. "
+      "Signs follow from seed.",
+      {.nicknames = {"quarot", "spinquant", "hadamard"}}));
+  rows.push_back(QAT_ROW(quantize.rotation.online, toggle(), Matters::yes,
+                         "Also rotate, as the model runs, the inputs of down_proj and, with "
+                         "quantize.kv_cache, queries "
+                         "and keys. No exported file's runtime does that: off leaves it out.",
+                         {.when = kRotation}));
+  rows.push_back(QAT_ROW(
       quantize.solver.kind, word(), Matters::yes,
       "How the codes of weights are chosen before training: rtn rounds each to the nearest; gptq "
       "rounds columns in turn and makes up for each in the others; awq scales input channels and "
@@ -759,6 +774,9 @@ const std::vector<Section>& recipe_sections() {
        "Ranges measured on data before training."},
       {"quantize.smooth", "quantize.smooth.alpha",
        "SmoothQuant, folded into the weights before training."},
+      {"quantize.rotation", "quantize.rotation.kind",
+       "QuaRot's rotations, exact and made before anything else; the matrix is a Hadamard matrix, "
+       "where the width is no power of two Hartley's times one (kernels/hadamard.h)."},
       {"quantize.solver", "quantize.solver.kind", "The choice of codes before training."},
       {"adapter", "adapter.kind", "Adapters on a frozen model."},
       {"train", "", "The training loop."},

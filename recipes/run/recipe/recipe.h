@@ -17,6 +17,7 @@ enum class Backend { automatic, cpu, cuda };
 enum class DataFormat { by_extension, text, prompt_completion, messages };
 enum class Rounding { nearest, stochastic, lsq, ggml };
 enum class ScaleInit { rule, lsq };
+enum class RotationKind { none, hadamard };
 enum class ActivationPer { token, tensor, group };
 enum class KvType { none, q8_0, q4_0, int8, int4 };
 enum class KvPer { token, head, group };
@@ -194,6 +195,14 @@ struct SmoothOptions {
   std::vector<SmoothFold> fold = {SmoothFold::norm, SmoothFold::up_proj, SmoothFold::v_proj};
 };
 
+/// Rotations that spread outliers over all columns.
+struct RotationOptions {
+  RotationKind kind = RotationKind::none;
+  bool online = true;  ///< also where nothing can be folded: before down_proj, on cached keys
+
+  bool any() const { return kind != RotationKind::none; }
+};
+
 /// How the codes of weights are chosen before training.
 struct SolverOptions {
   SolverKind kind = SolverKind::rtn;
@@ -216,6 +225,7 @@ struct QuantizeOptions {
   TableGrid embeddings = TableGrid::none, head = TableGrid::none;
   CalibrateOptions calibrate;
   SmoothOptions smooth;
+  RotationOptions rotation;
   SolverOptions solver;
 
   bool solved() const { return weights.bits && solver.kind != SolverKind::rtn; }

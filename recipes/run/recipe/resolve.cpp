@@ -399,6 +399,46 @@ void check_solver(const Recipe& recipe, const Sources& sources) {
                     "its scaling would move the calibrated ranges: change one of the two");
 }
 
+void check_rotation(Recipe& recipe, Sources& sources) {
+  QuantizeOptions& quantize = recipe.quantize;
+  if (!quantize.rotation.any()) return;
+  const std::string kind = word_of(quantize.rotation.kind);
+  const auto refuse_kind = [&](const std::string& where, const std::string& advice) {
+    refuse_together(sources, "quantize.rotation.kind", "none " + where, kind, advice);
+  };
+  if (!quantize.any()) {
+    if (!sources.outdated("quantize.rotation.kind", {"quantize"}))
+      refuse_kind("where nothing is quantized",
+                  "a rotation alone changes nothing: set quantize.preset, or remove the key");
+    sources.drop("quantize.rotation.kind");
+    quantize.rotation = {};
+    return;
+  }
+  if (recipe.model.scratch())
+    refuse_kind("where model is scratch", "a new model has no outliers to spread: remove the key");
+  if (recipe.adapter.any())
+    refuse_kind("beside an adapter",
+                "it would turn the frozen base: rotate in a run without an adapter (online: false) "
+                "and start from its export/hf-master");
+  if (!quantize.rotation.online) return;
+  const auto refuse_online = [&](const std::string& where, const std::string& advice) {
+    refuse_together(sources, "quantize.rotation.online", "false " + where, "true", advice);
+  };
+  if (!recipe.exports.empty())
+    refuse_online(
+        fmt::format("where export lists {}", word_of(recipe.exports.front())),
+        "nothing that reads that format rotates inputs of down_proj (or queries and keys) "
+        "as it runs: set it to false, or remove the format");
+  if (quantize.smooth.alpha.mode != SmoothMode::off)
+    refuse_online("where quantize.smooth.alpha is set",
+                  "factors folded into up_proj do not reach down_proj through a rotation: change "
+                  "one of the two");
+  if (quantize.solved() && quantize.solver.kind == SolverKind::awq)
+    refuse_online("where quantize.solver.kind is awq",
+                  "factors folded into up_proj do not reach down_proj through a rotation: change "
+                  "one of the two");
+}
+
 void check_adapter(const Recipe& recipe, const Sources& sources) {
   const AdapterOptions& adapter = recipe.adapter;
   if (!adapter.any()) return;
@@ -622,6 +662,7 @@ Recipe resolve(const Assignments& written, const std::string& name) {
   check_scratch(recipe.model, sources);
   check_quantize(recipe, sources);
   check_solver(recipe, sources);
+  check_rotation(recipe, sources);
   check_adapter(recipe, sources);
   check_train(recipe, sources);
   check_outputs(recipe, sources);

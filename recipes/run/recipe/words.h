@@ -30,6 +30,7 @@ QAT_WORDS(DType, {"bf16", bf16}, {"fp32", f32})
 QAT_WORDS(DataFormat, {"auto", by_extension}, {"text", text},
           {"prompt_completion", prompt_completion}, {"messages", messages})
 QAT_WORDS(Rounding, {"nearest", nearest}, {"stochastic", stochastic}, {"lsq", lsq}, {"ggml", ggml})
+QAT_WORDS(RotationKind, {"none", none}, {"hadamard", hadamard})
 QAT_WORDS(ScaleInit, {"rule", rule}, {"lsq", lsq})
 QAT_WORDS(Per, {"channel", row}, {"tensor", tensor}, {"group", group})
 QAT_WORDS(ActivationPer, {"token", token}, {"tensor", tensor}, {"group", group})
