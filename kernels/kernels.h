@@ -264,8 +264,8 @@ struct HeadLoss {
   bool accumulate_dw;
 };
 
-/// What makes rounding stochastic: element i of the tensor moves by uniform(seed, step, i) - 1/2
-/// code before it is rounded to nearest. step i64 [1]; empty: no noise. Integer codes only.
+/// What makes rounding stochastic: element i of the tensor moves by uniform(seed, step, i) - 1/2 code
+/// before it is rounded to nearest. step i64 [1]; empty: no noise. Integer codes only.
 struct RoundingNoise {
   ConstView step = {};
   uint64_t seed = 0;
@@ -295,7 +295,8 @@ struct Dequantize {
 };
 
 /// dscale (f32, of the grid's scales) += or = sum of dy * (code - zero) over what shares a scale:
-/// the gradient of Dequantize by its scales. dy is f32; with a minimum codes count from qmin.
+/// the gradient of Dequantize by its scales. dy is f32; with a minimum codes count from qmin, in a
+/// stretched range from -1/2.
 struct ScaleGradient {
   ConstView dy, codes, zero, group_K;
   View dscale;
@@ -364,9 +365,9 @@ struct SumSquares {
 /// The gradient is multiplied by grad_scale (clipping) first. 32-bit states: m, v f32, absmax
 /// empty. 8-bit states: m, v u8 indices of bitsandbytes' dynamic maps (m signed, v unsigned),
 /// blocks of 256, m_absmax, v_absmax f32 [ceil(N/256)]. p f32, or bf16 with stochastic rounding
-/// keyed by (seed, step, element of the parameter); copy (optional, bf16) gets the updated p
-/// rounded to nearest even. A gradient element that is not finite leaves its p alone; its 32-bit m
-/// and v stay, its 8-bit m and v become 0, as in bitsandbytes.
+/// keyed by (seed, step, element of the parameter); copy (optional, bf16) gets the updated p rounded to nearest
+/// even. A gradient element that is not finite leaves its p alone; its 32-bit m and v stay, its
+/// 8-bit m and v become 0, as in bitsandbytes.
 struct AdamW {
   View p, m, v, m_absmax, v_absmax, copy;
   ConstView g;

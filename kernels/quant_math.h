@@ -83,15 +83,29 @@ struct Grid {
   float minimum = 0.0f;  ///< a real number; 0 unless the range has one
 };
 
+/// The lowest level of a stretched range, in scales.
+QAT_HOST_DEVICE float stretched_low(const QuantSpec& spec) {
+  return float(spec.qmin()) + 0.5f;
+}
+
 /// The grid of what is stored: a scale and, unless the spec is symmetric, a second number: the zero
 /// point, or the minimum of a range that has one.
 QAT_HOST_DEVICE Grid stored_grid(const QuantSpec& spec, float scale, float second) {
+  if (spec.range == Range::stretched)
+    return {scale, float(spec.qmin()), stretched_low(spec) * scale};
   if (spec.has_minimum()) return {scale, float(spec.qmin()), second};
   return {scale, second, 0.0f};
 }
 /// The second number of stored_grid.
 QAT_HOST_DEVICE float second_of(const QuantSpec& spec, Grid grid) {
   return spec.has_minimum() ? grid.minimum : grid.zero;
+}
+
+/// What a code counts from before its scale, where only the scale is trained: the derivative of its
+/// value is code - origin.
+QAT_HOST_DEVICE float origin_of(const QuantSpec& spec, float second) {
+  if (spec.range == Range::stretched) return -0.5f;
+  return stored_grid(spec, 1.0f, second).zero;
 }
 
 /// Code limits as floats.
@@ -186,6 +200,13 @@ QAT_HOST_DEVICE ScaleSlope scale_slope(float x, float inverse, float zero, CodeR
   const float code = round_even(smaller(larger(position, low), high));
   return {inside ? code - position : code, inside};
 }
+/// The same on a stretched range, whose outer levels' cells belong to it (ParetoQ).
+QAT_HOST_DEVICE ScaleSlope stretched_slope(float x, float inverse, CodeRange range) {
+  const float position = x * inverse - 0.5f;
+  const bool inside = position >= range.low - 0.5f && position <= range.high + 0.5f;
+  const float code = round_even(smaller(larger(position, range.low), range.high));
+  return {inside ? code - position : code + 0.5f, inside};
+}
 
 /// The nearest minimum that a file of this type stores: may be 0, never infinite.
 QAT_HOST_DEVICE float stored_minimum(float minimum, ScaleType type) {
@@ -195,11 +216,13 @@ QAT_HOST_DEVICE float stored_minimum(float minimum, ScaleType type) {
 
 /// The rule of a spec once what has no meaning for its range is resolved: an asymmetric range knows
 /// min_max and mse only, one with a minimum min_max only, min_max of a symmetric range is no_clip,
-/// and only the full range has an end that is worth a negative scale.
+/// the stretched range amax and mse, and only the full range has an end that is worth a negative
+/// scale.
 QAT_HOST_DEVICE ScaleRule effective_rule(const QuantSpec& spec) {
   if (spec.form == Form::e4m3) return ScaleRule::amax;
   if (spec.has_minimum()) return ScaleRule::min_max;
   const bool searched = spec.rule == ScaleRule::mse || spec.rule == ScaleRule::mse_signed;
+  if (spec.range == Range::stretched) return searched ? ScaleRule::mse : ScaleRule::amax;
   if (!spec.symmetric()) return searched ? ScaleRule::mse : ScaleRule::min_max;
   if (searched) return spec.range == Range::full ? spec.rule : ScaleRule::mse;
   return spec.rule == ScaleRule::min_max ? ScaleRule::no_clip : spec.rule;
@@ -226,6 +249,7 @@ QAT_HOST_DEVICE float raw_scale(const QuantSpec& spec, Extent extent, float peak
   const float low = float(spec.qmin()), high = float(spec.qmax());
   const Extent finite = finite_extent(extent);
   if (spec.form == Form::e4m3) return amax_of(finite) / kLargestE4m3;
+  if (spec.range == Range::stretched) return amax_of(finite) / -low;
   const ScaleRule rule = effective_rule(spec);
   switch (rule) {
     case ScaleRule::amax:
@@ -265,6 +289,7 @@ QAT_HOST_DEVICE float zero_point(const QuantSpec& spec, Extent extent, float sca
 /// Stored scale and zero point (or minimum) of a raw scale.
 QAT_HOST_DEVICE Grid make_grid(const QuantSpec& spec, Extent extent, float raw) {
   const float scale = stored_scale(raw, spec.scale_type);
+  if (spec.range == Range::stretched) return stored_grid(spec, scale, 0.0f);
   if (!spec.has_minimum()) return {scale, zero_point(spec, extent, scale), 0.0f};
   const float low = is_nan(scale) ? 0.0f : finite_extent(extent).low;
   return {scale, float(spec.qmin()), stored_minimum(low, spec.scale_type)};

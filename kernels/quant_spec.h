@@ -1,6 +1,6 @@
 // How one tensor is quantized. The grid is value = (code - zero) * scale, or counted from a real
-// minimum (Range::minimum); a "row" is an output channel of a weight [O, C] or a token of an
-// activation [T, C], so one description serves both.
+// minimum (Range::minimum, Range::stretched); a "row" is an output channel of a weight [O, C] or a
+// token of an activation [T, C], so one description serves both.
 #pragma once
 
 #include <cstdint>
@@ -18,17 +18,19 @@ enum class Per : uint8_t {
 
 /// Which codes are used (b bits, codes are signed).
 enum class Range : uint8_t {
-  strict,      ///< symmetric, [-(2^(b-1)-1), 2^(b-1)-1], zero point 0
-  full,        ///< symmetric, [-2^(b-1), 2^(b-1)-1], zero point 0
+  strict,     ///< symmetric, [-(2^(b-1)-1), 2^(b-1)-1], zero point 0
+  full,       ///< symmetric, [-2^(b-1), 2^(b-1)-1], zero point 0
+  stretched,  ///< symmetric, [-2^(b-1), 2^(b-1)-1], value = (code + 1/2) * scale: no level is 0,
+              ///< and as many lie on each side (ParetoQ; Liu et al., 2025)
   asymmetric,  ///< [-2^(b-1), 2^(b-1)-1] with a zero point in that range
   minimum      ///< [-2^(b-1), 2^(b-1)-1]; value = (code - qmin) * scale + minimum (ggml Q4_1)
 };
 
 /// How the scale of a dynamic (not calibrated) tensor follows from its values. An asymmetric range
 /// knows min_max and mse; every other rule means min_max there. A range with a minimum knows
-/// min_max, and does not widen it to hold 0.
+/// min_max, and does not widen it to hold 0. The stretched range knows amax and mse.
 enum class ScaleRule : uint8_t {
-  amax,        ///< max|x| / qmax. int8 strict: what vLLM computes
+  amax,        ///< max|x| / qmax. int8 strict: what vLLM computes. Stretched: max|x| / 2^(b-1)
   half_range,  ///< max|x| / ((qmax - qmin) / 2): amax/7.5, amax/127.5 (torchao, compressed-tensors)
   no_clip,     ///< max(max / qmax, min / qmin): nothing clips (torchao SYMMETRIC_NO_CLIPPING_ERR)
   signed_max,  ///< m / qmin with m the element of largest magnitude; may be negative (ggml Q4_0)
@@ -83,8 +85,16 @@ struct QuantSpec {
 
   QAT_HOST_DEVICE int qmin() const { return range == Range::strict ? -qmax() : -(1 << (bits - 1)); }
   QAT_HOST_DEVICE int qmax() const { return (1 << (bits - 1)) - 1; }
-  QAT_HOST_DEVICE bool symmetric() const { return range == Range::strict || range == Range::full; }
+  /// One number a scale is all there is to store.
+  QAT_HOST_DEVICE bool symmetric() const { return centered() || range == Range::stretched; }
+  /// Values are multiples of the scale.
+  QAT_HOST_DEVICE bool centered() const { return range == Range::strict || range == Range::full; }
+  /// A minimum of its own is stored beside each scale.
   QAT_HOST_DEVICE bool has_minimum() const { return range == Range::minimum; }
+  /// Codes count from the lowest level, a real number, whether that is stored or not.
+  QAT_HOST_DEVICE bool counts_from_minimum() const {
+    return has_minimum() || range == Range::stretched;
+  }
   /// Scales are chosen for kSuperBlock elements together, by least squared error.
   QAT_HOST_DEVICE bool in_super_blocks() const { return form == Form::q4_k || form == Form::q6_k; }
   /// Elements that one choice of scales takes together, of a row of `cols`; a row is a multiple.
@@ -105,7 +115,7 @@ struct QuantSpec {
   /// may push an end over the edge; mse clips on purpose.
   QAT_HOST_DEVICE bool can_clip() const {
     if (in_super_blocks()) return true;
-    if (!symmetric() || rule == ScaleRule::mse || rule == ScaleRule::mse_signed) return true;
+    if (!centered() || rule == ScaleRule::mse || rule == ScaleRule::mse_signed) return true;
     const bool coarse = scale_type == ScaleType::f16 || scale_type == ScaleType::portable;
     if (coarse && division == Division::stored) return true;
     const bool halves = rule == ScaleRule::half_range || rule == ScaleRule::signed_max;

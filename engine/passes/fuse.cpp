@@ -10,7 +10,7 @@ namespace {
 
 bool fits_int8(const QuantSpec& activation, const QuantSpec& weight, GroupScales groups) {
   if (activation.form == Form::e4m3 || weight.form == Form::e4m3) return false;
-  if (!activation.symmetric() || !weight.symmetric()) return false;
+  if (!activation.centered() || !weight.centered()) return false;
   if (activation.bits > 8 || weight.bits > 8) return false;
   if (activation.per == Per::row && weight.per == Per::row) return true;
   if (groups == GroupScales::float_product || weight.per != Per::group) return false;

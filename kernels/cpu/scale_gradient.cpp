@@ -35,7 +35,7 @@ void gradient_of_listed(const ScaleGradient& args, Stream& stream) {
       for (int64_t k = 0; k < columns; ++k) {
         const int64_t group = args.group_K.as<int32_t>()[k], i = row * columns + k;
         const float second = args.zero ? args.zero.as<float>()[row * groups + group] : 0.0f;
-        const float zero = stored_grid(args.spec, 1.0f, second).zero;
+        const float zero = origin_of(args.spec, second);
         out[group] += args.dy.as<float>()[i] * (float(args.codes.as<int8_t>()[i]) - zero);
       }
     }
@@ -51,7 +51,7 @@ void scale_gradient(const ScaleGradient& args, Stream& stream) {
   over_ranges(stream, all.segments, 1, all.length, [&](int64_t begin, int64_t end) {
     for (int64_t s = begin; s < end; ++s) {
       const float second = args.zero ? args.zero.as<float>()[s] : 0.0f;
-      const float zero = stored_grid(args.spec, 1.0f, second).zero;
+      const float zero = origin_of(args.spec, second);
       const float sum = gradient_of(args.dy.as<float>() + s * all.length,
                                     args.codes.as<int8_t>() + s * all.length, zero, all.length);
       float& out = args.dscale.as<float>()[s];

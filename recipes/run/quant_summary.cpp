@@ -54,7 +54,10 @@ std::string grid_text(const QuantSpec& spec, const char* row_word) {
                           : spec.per == Per::tensor ? "tensor"
                                                     : row_word;
   if (spec.form == Form::e4m3) return fmt::format("float8 e4m3 per {}", per);
-  return fmt::format("int{} per {}{}", spec.bits, per, spec.symmetric() ? "" : " with zero points");
+  return fmt::format("int{} per {}{}", spec.bits, per,
+                     !spec.symmetric()                ? " with zero points"
+                     : spec.range == Range::stretched ? ", no level 0"
+                                                      : "");
 }
 
 std::string kv_cache_text(const QuantPlan& plan) {

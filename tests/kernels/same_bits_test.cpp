@@ -70,7 +70,7 @@ void add_quantizer(Digest& digest, const QuantSpec& spec, int64_t cols, DType ty
 void add_quantizers(Digest& digest, DType type, Stream& stream) {
   for (int bits : {2, 3, 4, 8})
     for (Per per : {Per::tensor, Per::row, Per::group})
-      for (Range range : {Range::strict, Range::full, Range::asymmetric})
+      for (Range range : {Range::strict, Range::full, Range::stretched, Range::asymmetric})
         for (ScaleRule rule :
              {ScaleRule::amax, ScaleRule::half_range, ScaleRule::no_clip, ScaleRule::signed_max,
               ScaleRule::min_max, ScaleRule::mse, ScaleRule::mse_signed})

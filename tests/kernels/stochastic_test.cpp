@@ -59,7 +59,8 @@ std::vector<QuantSpec> specs() {
   std::vector<QuantSpec> all;
   for (int bits : {2, 4, 8})
     for (Per per : {Per::tensor, Per::row, Per::group})
-      for (Range range : {Range::strict, Range::full, Range::asymmetric, Range::minimum})
+      for (Range range :
+           {Range::strict, Range::full, Range::stretched, Range::asymmetric, Range::minimum})
         all.push_back(
             {.bits = bits, .per = per, .group = 24, .range = range, .rule = ScaleRule::min_max});
   return all;

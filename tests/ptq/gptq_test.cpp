@@ -180,6 +180,7 @@ std::vector<QuantSpec> specs() {
           spec_of(4, 32, Range::asymmetric, ScaleRule::mse),
           spec_of(4, 32, Range::minimum, ScaleRule::min_max),
           spec_of(2, 48, Range::strict, ScaleRule::amax),
+          spec_of(2, 32, Range::stretched, ScaleRule::mse),
           spec_of(4, 0, Range::strict, ScaleRule::amax)};
 }
 

@@ -20,7 +20,7 @@ QuantSpec int4_groups(Range range = Range::full) {
           .per = Per::group,
           .group = 16,
           .range = range,
-          .rule = range == Range::full ? ScaleRule::mse : ScaleRule::min_max,
+          .rule = range == Range::asymmetric ? ScaleRule::min_max : ScaleRule::mse,
           .scale_type = ScaleType::portable};
 }
 
@@ -119,7 +119,7 @@ TEST_P(Solvers, BeatRoundingOnTextLikeTheCalibration) {
 // What training moves starts from what its codes were chosen for, what it leaves alone on them.
 TEST_P(Solvers, TrainedMastersStartBesideTheirCodes) {
   for (const DType type : {DType::f32, DType::bf16})
-    for (const Range range : {Range::full, Range::asymmetric}) {
+    for (const Range range : {Range::full, Range::stretched, Range::asymmetric}) {
       TinyModel tiny("tests/golden/llama", type);
       QuantPlan plan = weights_only(tiny.config, int4_groups(range));
       const std::string frozen = "model.layers.0.mlp.down_proj";

@@ -133,6 +133,32 @@ const BadCase kRotation[] = {
 INSTANTIATE_TEST_SUITE_P(Rotation, BadRecipe, testing::ValuesIn(kRotation),
                          [](const auto& info) { return std::string(info.param.name); });
 
+const BadCase kStretched[] = {
+    {"stretched_activations", "quantize: {preset: w8a8, activations: {range: stretched}}\n",
+     "r.yaml:5: quantize.activations.range: ", "leave out 0"},
+    {"stretched_keys", "quantize: {kv_cache: {type: int8, range: stretched}}\n",
+     "r.yaml:5: quantize.kv_cache.range: ", "leave out 0"},
+    {"stretched_rule",
+     "quantize: {weights: {bits: 2, group: 32, range: stretched, scale: signed_max}}\n",
+     "r.yaml:5: quantize.weights.scale: ", "amax or mse"},
+    {"stretched_exported",
+     "quantize: {weights: {bits: 2, group: 32, range: stretched}}\nexport: gptq\n",
+     "r.yaml:5: quantize.weights.range: ", "strict or full where export lists gptq"},
+    {"stretched_in_gguf",
+     "quantize: {preset: gguf_q4_0, weights: {range: stretched, scale: mse}}\nexport: gguf\n",
+     "r.yaml:5: quantize.weights.range: ", "strict or full where export lists gguf"},
+    {"stretched_with_zero_points",
+     "quantize: {weights: {bits: 2, group: 32, symmetric: false, range: stretched}}\n",
+     "r.yaml:5: quantize.weights.range: ", "symmetric is true"},
+    {"stochastic_floats", "quantize: {preset: ct_fp8, weights: {rounding: stochastic}}\n",
+     "r.yaml:5: quantize.weights.rounding: ", "nearest with quantize.weights.form: e4m3"},
+    {"stochastic_solver",
+     "quantize: {preset: w4a8, weights: {rounding: stochastic}, solver: gptq}\n",
+     "r.yaml:5: quantize.weights.rounding: ", "nearest where quantize.solver.kind is gptq"},
+};
+INSTANTIATE_TEST_SUITE_P(Stretched, BadRecipe, testing::ValuesIn(kStretched),
+                         [](const auto& info) { return std::string(info.param.name); });
+
 const BadCase kKvCache[] = {
     {"bits", "quantize: {kv_cache: {bits: 5}}\n", "r.yaml:5: quantize.kv_cache.bits: ", "4 or 8"},
     {"type", "quantize: {kv_cache: q5_0}\n", "r.yaml:5: quantize.kv_cache.type: ", "q4_0"},

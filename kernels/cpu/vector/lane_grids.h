@@ -71,6 +71,7 @@ QAT_LANES_INLINE Lanes raw_scale(const QuantSpec& spec, LaneExtent extent, Lanes
   const Lanes low = all(float(spec.qmin())), high = all(float(spec.qmax()));
   const LaneExtent finite = finite_extent(extent);
   if (spec.form == Form::e4m3) return max(negated(finite.low), finite.high) / all(kLargestE4m3);
+  if (spec.range == Range::stretched) return max(negated(finite.low), finite.high) / negated(low);
   const ScaleRule rule = effective_rule(spec);
   const Lanes range = high - low;
   switch (rule) {
@@ -104,6 +105,8 @@ QAT_LANES_INLINE LaneGrid make_grid(const QuantSpec& spec, LaneExtent extent, La
   if (spec.division == Division::exact && !is_searched(effective_rule(spec)))
     divisor = select(less(abs(raw), all(kSmallestNormal)), scale, raw);
   const Lanes inverse = all(1.0f) / divisor;
+  if (spec.range == Range::stretched)
+    return {scale, all(float(spec.qmin())), all(stretched_low(spec)) * scale, inverse};
   if (!spec.has_minimum()) return {scale, zero_point(spec, extent, scale), all(0.0f), inverse};
   const Mask number = at_least(scale, all(-kLargestFloat));
   const Lanes low = select(number, finite_extent(extent).low, all(0.0f));

@@ -123,6 +123,11 @@ QAT_LANES_INLINE Lanes clipping_error(const QuantSpec& spec, LaneExtent extent, 
     const Lanes over = max((extent.high - extent.low) - covered, zero);
     return all(0.5f) * over * over;
   }
+  if (spec.range == Range::stretched) {
+    const Lanes reach = max(negated(extent.low), extent.high) + all(stretched_low(spec)) * size;
+    const Lanes over = max(reach, zero);
+    return over * over;
+  }
   const Mask negative = less(scale, zero);
   const Lanes low = select(negative, negated(extent.high), extent.low);
   const Lanes high = select(negative, negated(extent.low), extent.high);
@@ -139,6 +144,15 @@ QAT_LANES_INLINE Lanes add_error(Lanes errors, Lanes x, Lanes inverse, ShiftedRa
   return fused(error, error, errors);
 }
 
+/// Where x / scale counts from for add_error: the lowest level of a stretched range.
+QAT_LANES_INLINE Lanes add_error(Lanes errors, Lanes x, Lanes inverse, ShiftedRange range,
+                                 Lanes lowest) {
+  const Lanes position = fused(x, inverse, lowest);
+  const Lanes code = min(max(position + all(kShift), range.low), range.high) - all(kShift);
+  const Lanes error = position - code;
+  return fused(error, error, errors);
+}
+
 /// Squared errors of sixteen segments, one a lane, columns[i] holding element i of each.
 QAT_LANES_INLINE Lanes column_errors(const float* columns, int64_t length, const QuantSpec& spec,
                                      LaneGrid grid) {
@@ -146,6 +160,11 @@ QAT_LANES_INLINE Lanes column_errors(const float* columns, int64_t length, const
   const ShiftedRange range = shifted_range(spec, grid.zero);
   Lanes errors[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
   int64_t i = 0;
+  if (spec.range == Range::stretched) {
+    const Lanes lowest = all(-stretched_low(spec));
+    for (; i < length; ++i)
+      errors[i % 4] = add_error(errors[i % 4], load(columns + i * 16), inverse, range, lowest);
+  }
   for (; i + 4 <= length; i += 4) {
     errors[0] = add_error(errors[0], load(columns + i * 16), inverse, range);
     errors[1] = add_error(errors[1], load(columns + i * 16 + 16), inverse, range);
@@ -189,6 +208,7 @@ QAT_LANES_SHARED LaneGrid best_grids(const T* x, int64_t length, int segments,
     best.zero = select(better, grid.zero, best.zero);
     best.inverse = select(better, grid.inverse, best.inverse);
   }
+  if (spec.range == Range::stretched) best.minimum = all(stretched_low(spec)) * best.scale;
   return best;
 }
 
@@ -197,6 +217,23 @@ QAT_LANES_SHARED float error_on(const T* x, int64_t count, const QuantSpec& spec
   const Lanes inverse = all(1.0f / grid.scale);
   const ShiftedRange range = shifted_range(spec, all(grid.zero));
   Lanes errors[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
+  if (spec.range == Range::stretched) {
+    // No level is 0, so lanes that are not there would count.
+    const Lanes lowest = all(-stretched_low(spec));
+    const int64_t whole = count / 16 * 16;
+    for (int64_t i = 0; i < whole; i += 16)
+      errors[i / 16 % 4] = add_error(errors[i / 16 % 4], load(x + i), inverse, range, lowest);
+    float rest = 0.0f;
+    for (int64_t i = whole; i < count; ++i) {
+      const float position = to_float(x[i]) * (1.0f / grid.scale) - stretched_low(spec);
+      const float bounded = smaller(larger(position, -0x1p22f), 0x1p22f);
+      const float nearest = (bounded + kShift) - kShift;
+      const float top = float(spec.qmax() - spec.qmin());
+      const float error = position - smaller(larger(nearest, 0.0f), top);
+      rest = rest + error * error;
+    }
+    return (sum(errors) + rest) * (grid.scale * grid.scale);
+  }
   over_lanes_in_fours(count, [&](int64_t i, auto part, int k) {
     errors[k] = add_error(errors[k], load(x + i, part), inverse, range);
   });
@@ -297,7 +334,7 @@ QAT_LANES_INLINE void write_segment(const From* x, int8_t* y, int64_t length, co
   const Lanes inverse = all(coder.inverse), zero = all(coder.grid.zero);
   const Lanes minimum = all(coder.grid.minimum);
   const ShiftedRange range = shifted_range(spec, zero);
-  if (spec.has_minimum()) {
+  if (spec.counts_from_minimum()) {
     over_lanes(length, [=](int64_t i, auto part) {
       const Lanes code = shifted_code(load(x + i, part) - minimum, inverse, range);
       store_shifted(y + i, code + zero, part);
@@ -326,7 +363,7 @@ QAT_LANES_INLINE void write_segment(const From* x, To* y, int64_t length, const 
     return;
   }
   const ShiftedRange range = shifted_range(spec, all(coder.grid.zero));
-  if (spec.has_minimum()) {
+  if (spec.counts_from_minimum()) {
     over_lanes(length, [=](int64_t i, auto part) {
       const Lanes code = shifted_code(load(x + i, part) - minimum, inverse, range) - all(kShift);
       store_number(y + i, code * scale + minimum, part);
@@ -428,7 +465,7 @@ void dequantize_segments(const DequantizeJob& job) {
   for (int64_t s = 0; s < job.segments; ++s, codes += job.length, y += job.length) {
     const Grid grid = stored_grid(job.spec, job.scale[s], job.zero != nullptr ? job.zero[s] : 0.0f);
     const Lanes scale = all(grid.scale), zero = all(grid.zero), minimum = all(grid.minimum);
-    if (job.spec.has_minimum()) {
+    if (job.spec.counts_from_minimum()) {
       over_lanes(job.length, [=](int64_t i, auto part) {
         store(y + i, (load(codes + i, part) - zero) * scale + minimum, part);
       });

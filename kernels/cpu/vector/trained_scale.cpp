@@ -17,6 +17,21 @@ void round_scale(const float* raw, float* out, ScaleType type, NegativeScale neg
 }
 
 template <class X, class Upstream, class Gradient>
+QAT_LANES_SHARED float stretched_segment(const X* x, const Upstream* dy, Gradient* dx,
+                                         int64_t length, Lanes inverse, const QuantSpec& spec) {
+  const Lanes low = all(float(spec.qmin())), high = all(float(spec.qmax())), half = all(0.5f);
+  Lanes sums[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
+  over_lanes_in_fours(length, [&](int64_t i, auto part, int k) {
+    const Lanes position = load(x + i, part) * inverse - half, upstream = load(dy + i, part);
+    const Mask inside = both(at_least(position, low - half), at_least(high + half, position));
+    const Lanes code = (min(max(position, low), high) + all(kShift)) - all(kShift);
+    sums[k] = sums[k] + upstream * select(inside, code - position, code + half);
+    store(dx + i, select(inside, upstream, all(0.0f)), part);
+  });
+  return sum(sums);
+}
+
+template <class X, class Upstream, class Gradient>
 void scale_gradient_segments(const ScaleGradientJob& job) {
   const GradientJob& g = job.gradient;
   const X* x = static_cast<const X*>(g.x);
@@ -26,6 +41,10 @@ void scale_gradient_segments(const ScaleGradientJob& job) {
   for (int64_t s = 0; s < g.segments; ++s, x += length, dy += length, dx += length) {
     const float zero = g.zero != nullptr ? g.zero[s] : 0.0f;
     const Lanes inverse = all(1.0f / g.scale[s]);
+    if (g.spec.range == Range::stretched) {
+      job.dscale[s] = stretched_segment(x, dy, dx, length, inverse, g.spec) * job.gain;
+      continue;
+    }
     const Lanes low = all(float(g.spec.qmin()) - zero), high = all(float(g.spec.qmax()) - zero);
     Lanes sums[4] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
     over_lanes_in_fours(length, [&](int64_t i, auto part, int k) {

@@ -11,6 +11,13 @@ std::string number(int64_t value) {
   return fmt::format("{}", value);
 }
 
+// Levels half a step beside the multiples of a scale are in no file's codes.
+std::optional<Misfit> range_misfit(const WeightQuant& weights) {
+  if (weights.bits && weights.symmetric && weights.range == SymmetricRange::stretched)
+    return Misfit{"quantize.weights.range", "strict or full", "stretched"};
+  return std::nullopt;
+}
+
 // Q8_0, Q5_0, Q4_0 and Q4_1: blocks of 32 with scales (and minima) in f16. Larger groups and rows
 // repeat theirs. Q4_K and Q6_K are grids of their own.
 std::optional<Misfit> gguf_misfit(const QuantizeOptions& quantize) {
@@ -89,11 +96,14 @@ std::optional<Misfit> packed_misfit(const QuantizeOptions& quantize, ExportForma
 std::optional<Misfit> misfit(const QuantizeOptions& quantize, ExportFormat format) {
   switch (format) {
     case ExportFormat::gguf:
+      if (const auto found = range_misfit(quantize.weights)) return found;
       return gguf_misfit(quantize);
     case ExportFormat::compressed_tensors:
+      if (const auto found = range_misfit(quantize.weights)) return found;
       return compressed_tensors_misfit(quantize);
     case ExportFormat::gptq:
     case ExportFormat::awq:
+      if (const auto found = range_misfit(quantize.weights)) return found;
       return packed_misfit(quantize, format);
     case ExportFormat::peft:
     case ExportFormat::hf:

@@ -352,7 +352,8 @@ void add_quantize_rows(std::vector<Field>& rows) {
                          {.when = kAsymmetricWeights, .default_note = preset}));
   rows.push_back(QAT_ROW(quantize.weights.range, word(), Matters::yes,
                          "Codes of b bits: strict is -(2^(b-1)-1) to 2^(b-1)-1, full has one more "
-                         "below.",
+                         "below; stretched has those of full half a step higher (of 2 bits -1.5, "
+                         "-0.5, 0.5, 1.5), which few bits want (ParetoQ) and no file holds.",
                          {.when = kSymmetricWeights, .default_note = preset}));
   rows.push_back(
       QAT_ROW(quantize.weights.rounding, word(), Matters::yes,
@@ -407,7 +408,7 @@ void add_quantize_rows(std::vector<Field>& rows) {
                          "Zero point 0; off: a zero point a scale.",
                          {.when = kActivations, .default_note = preset, .nicknames = {"sym"}}));
   rows.push_back(QAT_ROW(quantize.activations.range, word(), Matters::yes,
-                         "As quantize.weights.range.",
+                         "As quantize.weights.range; strict or full.",
                          {.when = kSymmetricActivations, .default_note = preset}));
   rows.push_back(QAT_ROW(quantize.activations.scale, word(), Matters::yes,
                          "As quantize.weights.scale.",
@@ -442,7 +443,7 @@ void add_quantize_rows(std::vector<Field>& rows) {
                          "Zero point 0; off: a zero point a scale.",
                          {.when = kKvCache, .default_note = type, .nicknames = {"sym"}}));
   rows.push_back(QAT_ROW(quantize.kv_cache.range, word(), Matters::yes,
-                         "As quantize.weights.range.",
+                         "As quantize.weights.range; strict or full.",
                          {.when = kSymmetricKv, .default_note = type}));
   rows.push_back(
       QAT_ROW(quantize.kv_cache.scale, word(), Matters::yes, "As quantize.weights.scale.",
@@ -578,12 +579,11 @@ void add_train_rows(std::vector<Field>& rows) {
                          "Sequences a rank computes at a time; less needs less memory. 0: all of "
                          "its batch.",
                          {.nicknames = {"micro_batch_size", "gradient_accumulation_steps"}}));
-  rows.push_back(
-      QAT_ROW(train.zero_stage, whole(0, 3), Matters::no,
-              "What is split over the ranks of a run (ZeRO): 0 nothing, 1 moments and "
-              "master weights, 2 gradients too, 3 the weights that the matmuls read too. "
-              "Each stage needs less memory a rank; 3 sends more.",
-              {.nicknames = {"zero_optimization", "zero", "fsdp"}}));
+  rows.push_back(QAT_ROW(train.zero_stage, whole(0, 3), Matters::no,
+                         "What is split over the ranks of a run (ZeRO): 0 nothing, 1 moments and "
+                         "master weights, 2 gradients too, 3 the weights that the matmuls read too. "
+                         "Each stage needs less memory a rank; 3 sends more.",
+                         {.nicknames = {"zero_optimization", "zero", "fsdp"}}));
   rows.push_back(QAT_ROW(train.compare_ranks, whole(0, kMany), Matters::no,
                          "Steps between comparisons of the weights that every rank holds; a rank "
                          "that drifted ends the run. 0: none."));

@@ -8,7 +8,15 @@ namespace {
 
 Range range_of(bool symmetric, SymmetricRange range) {
   if (!symmetric) return Range::asymmetric;
-  return range == SymmetricRange::strict ? Range::strict : Range::full;
+  switch (range) {
+    case SymmetricRange::strict:
+      break;
+    case SymmetricRange::full:
+      return Range::full;
+    case SymmetricRange::stretched:
+      return Range::stretched;
+  }
+  return Range::strict;
 }
 
 }  // namespace

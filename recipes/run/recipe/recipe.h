@@ -23,7 +23,7 @@ enum class KvType { none, q8_0, q4_0, int8, int4 };
 enum class KvPer { token, head, group };
 enum class Offset { zero_point, minimum };
 enum class TableGrid { none, q8_0, q6_k };
-enum class SymmetricRange { strict, full };
+enum class SymmetricRange { strict, full, stretched };
 enum class CalibrationRange { min_max, percentile, mse };
 enum class EnableOrder { front_to_back, back_to_front, sensitivity };
 enum class ScheduleKind { cosine, linear, wsd, constant };

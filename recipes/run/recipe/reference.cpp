@@ -100,6 +100,7 @@ begins with `# yaml-language-server: $schema=recipe.schema.json`.
 | `smollm2-awq.yaml` | to AWQ's container, with zero points |
 | `smollm2-w4a4-rotated.yaml` | to 4-bit weights and activations, rotated so that four bits hold them |
 | `stories-w4a4-rotated.yaml` | the same for the story model, in under a minute |
+| `smollm2-w2.yaml` | to 2-bit weights on four levels without 0, with trained scales |
 | `gsm8k-w8a8.yaml` | SmolLM2-135M-Instruct on questions and answers, the loss on the answers only |
 | `smollm2-gguf-q4_0.yaml` | to a GGUF file of Q4_0 blocks, for llama.cpp |
 | `pretrain-tiny.yaml` | a small story model from nothing, quantized in the last third |

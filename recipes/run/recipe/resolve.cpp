@@ -104,6 +104,9 @@ void fill_quantize(Recipe& recipe, const Sources& sources) {
   if (!sources.by_hand(w + "scale") && !weights.symmetric && weights.scale != ScaleRule::mse)
     weights.scale = ScaleRule::min_max;
   if (weights.symmetric && weights.scale == ScaleRule::min_max) weights.scale = ScaleRule::no_clip;
+  if (weights.symmetric && weights.range == SymmetricRange::stretched &&
+      !sources.by_hand(w + "scale") && weights.scale != ScaleRule::mse)
+    weights.scale = ScaleRule::amax;
 
   ActivationQuant& activations = recipe.quantize.activations;
   if (!activations.dynamic && !sources.by_hand(a + "per")) activations.per = ActivationPer::tensor;
@@ -201,6 +204,13 @@ struct Grid {
   int64_t bits;
 };
 
+/// A range without 0 is for weights: activations and keys are often 0.
+void check_has_zero(const Grid& grid, bool symmetric, const Sources& sources) {
+  if (symmetric && grid.range == SymmetricRange::stretched)
+    refuse_together(sources, grid.prefix + ".range", "strict or full", "stretched",
+                    "its levels leave out 0, which weights alone can do without: change it");
+}
+
 /// A scale rule that its grid cannot have.
 void check_scale_rule(const Grid& grid, bool symmetric, const Sources& sources) {
   const std::string key = grid.prefix + ".scale";
@@ -210,6 +220,10 @@ void check_scale_rule(const Grid& grid, bool symmetric, const Sources& sources) 
   if (!symmetric && grid.scale != ScaleRule::min_max && grid.scale != ScaleRule::mse)
     refuse_together(sources, key, "min_max or mse for a grid with a zero point", got,
                     "change one of the two");
+  if (symmetric && grid.range == SymmetricRange::stretched && grid.scale != ScaleRule::amax &&
+      grid.scale != ScaleRule::mse)
+    refuse_together(sources, key, fmt::format("amax or mse with {}.range: stretched", grid.prefix),
+                    word_of(grid.scale), "change one of the two");
   if (symmetric && grid.scale == ScaleRule::signed_max && grid.range != SymmetricRange::full)
     refuse_together(sources, key, fmt::format("{}.range: full with signed_max", grid.prefix),
                     "strict", "change one of the two");
@@ -274,7 +288,9 @@ void check_forms(const Recipe& recipe, const Sources& sources) {
     want("scale", spec.rule == (e4m3 ? ScaleRule::amax : grid.rule),
          word_of(e4m3 ? ScaleRule::amax : grid.rule));
     want("rounding", weights.rounding == Rounding::nearest, "nearest");
-    if (!e4m3) {
+    if (e4m3) {
+      want("range", weights.range != SymmetricRange::stretched, "strict or full");
+    } else {
       want("group", spec.group == grid.group, fmt::format("{}", grid.group));
       if (grid.symmetric())
         want("range", spec.range == grid.range, "full");
@@ -319,9 +335,10 @@ void check_quantize(const Recipe& recipe, const Sources& sources) {
                       "change one of the two");
   }
   if (activations.bits) {
-    check_scale_rule(
-        {"quantize.activations", activations.range, activations.scale, *activations.bits},
-        activations.symmetric, sources);
+    const Grid grid{"quantize.activations", activations.range, activations.scale,
+                    *activations.bits};
+    check_has_zero(grid, activations.symmetric, sources);
+    check_scale_rule(grid, activations.symmetric, sources);
     if (!activations.dynamic && activations.per != ActivationPer::tensor)
       refuse_together(sources, "quantize.activations.per",
                       "tensor where quantize.activations.dynamic is off", word_of(activations.per),
@@ -333,7 +350,9 @@ void check_quantize(const Recipe& recipe, const Sources& sources) {
   }
   const KvCacheQuant& kv = recipe.quantize.kv_cache;
   if (kv.any()) {
-    check_scale_rule({"quantize.kv_cache", kv.range, kv.scale, kv.bits}, kv.symmetric, sources);
+    const Grid grid{"quantize.kv_cache", kv.range, kv.scale, kv.bits};
+    check_has_zero(grid, kv.symmetric, sources);
+    check_scale_rule(grid, kv.symmetric, sources);
     if (kv.per == KvPer::group && kv.group == 0)
       refuse_together(sources, "quantize.kv_cache.per", "quantize.kv_cache.group beside group",
                       "no group", "set quantize.kv_cache.group, for example to 32");
@@ -584,7 +603,7 @@ void add_warnings(Recipe& recipe, const Sources& sources) {
   const TrainOptions& train = recipe.train;
   if (quantize.weights.bits && !quantize.weights.spec().in_super_blocks()) {
     const WeightQuant& weights = quantize.weights;
-    if (*weights.bits != 8 && *weights.bits != 4)
+    if (*weights.bits != 8 && *weights.bits != 4 && *weights.bits != 2)
       lines.push_back(fmt::format(
           "quantize.weights.bits: no deployment format stores {} bits; it can be trained and "
           "measured, not exported as integers",

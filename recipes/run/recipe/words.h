@@ -40,7 +40,7 @@ QAT_WORDS(KvPer, {"token", token}, {"head", head}, {"group", group})
 QAT_WORDS(TableGrid, {"none", none}, {"q8_0", q8_0}, {"q6_k", q6_k})
 QAT_WORDS(Form, {"integer", integer}, {"e4m3", e4m3}, {"q4_k", q4_k}, {"q6_k", q6_k})
 QAT_WORDS(Division, {"stored", stored}, {"exact", exact})
-QAT_WORDS(SymmetricRange, {"strict", strict}, {"full", full})
+QAT_WORDS(SymmetricRange, {"strict", strict}, {"full", full}, {"stretched", stretched})
 QAT_WORDS(ScaleRule, {"amax", amax}, {"half_range", half_range}, {"no_clip", no_clip},
           {"signed_max", signed_max}, {"min_max", min_max}, {"minmax", min_max}, {"mse", mse},
           {"mse_signed", mse_signed})
