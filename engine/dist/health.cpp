@@ -80,12 +80,13 @@ class RunHealth::Impl {
 
   void at(int64_t step, RunStage stage) {
     LifeSign& mine = board_.mine();
+    if (stage == RunStage::step) watched_->take_waited_seconds();
     mine.step.store(step, std::memory_order_relaxed);
     mine.stage.store(stage, std::memory_order_relaxed);
     mine.progress.fetch_add(1, std::memory_order_relaxed);
   }
 
-  StepTimes finish_step(int64_t step, double seconds);
+  void finish_step(int64_t step, double seconds);
   [[noreturn]] void leave(int code, const std::string& message);
 
  private:
@@ -166,24 +167,22 @@ void RunHealth::Impl::leave(int code, const std::string& message) {
   end();
 }
 
-StepTimes RunHealth::Impl::finish_step(int64_t step, double seconds) {
-  at(step, RunStage::step);
+void RunHealth::Impl::finish_step(int64_t step, double seconds) {
+  if (ranks_->size() == 1) return;
   std::vector<double> own(size_t(ranks_->size()), 0.0);
   own[size_t(rank_)] = std::max(0.0, seconds - watched_->take_waited_seconds());
-  if (own.size() > 1) watched_->all_reduce(own);
-  watched_->take_waited_seconds();
+  watched_->all_reduce(own);
   const auto [least, most] = std::minmax_element(own.begin(), own.end());
-  const StepTimes times{*least, *most, int(most - own.begin())};
-  const bool slow = times.most > kSlow * times.least;
-  slow_steps_ = slow && times.slowest == slowest_ ? slow_steps_ + 1 : int(slow);
-  slowest_ = times.slowest;
+  const int slowest = int(most - own.begin());
+  const bool slow = *most > kSlow * *least;
+  slow_steps_ = slow && slowest == slowest_ ? slow_steps_ + 1 : int(slow);
+  slowest_ = slowest;
   if (rank_ == 0 && slow_steps_ >= kSlowSteps && step >= quiet_until_) {
     quiet_until_ = step + kQuietSteps;
     log::warn(
         "rank {} is slow: its own part of step {} took {:.3f} s, that of the fastest {:.3f} s",
-        times.slowest, step, times.most, times.least);
+        slowest, step, *most, *least);
   }
-  return times;
 }
 
 RunHealth::RunHealth(std::unique_ptr<Communicator> ranks,
@@ -200,8 +199,8 @@ void RunHealth::watch(double seconds) {
 void RunHealth::at(int64_t step, RunStage stage) {
   impl_->at(step, stage);
 }
-StepTimes RunHealth::finish_step(int64_t step, double seconds) {
-  return impl_->finish_step(step, seconds);
+void RunHealth::finish_step(int64_t step, double seconds) {
+  impl_->finish_step(step, seconds);
 }
 void RunHealth::leave(int code, const std::string& message) {
   impl_->leave(code, message);

@@ -11,12 +11,6 @@
 
 namespace qat {
 
-/// What a step took this rank's own work, over the ranks.
-struct StepTimes {
-  double least = 0, most = 0;  ///< seconds, without waiting for others
-  int slowest = 0;             ///< rank
-};
-
 class RunHealth {
  public:
   /// Collective. `say` writes the line that tells why a run ends; from any thread, once.
@@ -33,11 +27,11 @@ class RunHealth {
   /// around the steps, ends the run on every rank with 6. 0: never. Nothing to watch in one
   /// process.
   void watch(double seconds);
-  /// Where this rank is.
+  /// Where this rank is; RunStage::step begins a step.
   void at(int64_t step, RunStage stage);
-  /// Collective, once a step, with what it took this rank in all. Warns of a rank that has been
-  /// slower than another by half for ten steps.
-  StepTimes finish_step(int64_t step, double seconds);
+  /// Collective, at the end of a step, with what it took this rank in all. Warns of a rank whose
+  /// own work, without waiting for others, took half as long again as another's for ten steps.
+  void finish_step(int64_t step, double seconds);
 
   /// Ends the process for a failure of this rank, as every other rank will: the first to fail says
   /// "rank N: message" and gives the exit code, the others are silent. What all

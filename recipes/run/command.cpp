@@ -15,6 +15,7 @@
 #include <cstring>
 #include <exception>
 #include <new>
+#include <optional>
 #include <string>
 
 namespace qat {
@@ -22,7 +23,13 @@ namespace {
 
 struct OutputClosed {};
 
-int report(const std::string& command, Exit code, std::string message) {
+/// How a command ends; without a message it has nothing to say.
+struct Outcome {
+  int code = 0;
+  std::string message;
+};
+
+void report(const std::string& command, std::string message) {
   // One line, and no control character of a hostile file on somebody's terminal.
   std::replace_if(
       message.begin(), message.end(),
@@ -30,7 +37,20 @@ int report(const std::string& command, Exit code, std::string message) {
   const std::string line = command + ": error: " + message + "\n";
   // Nothing is left to do when stderr is closed too.
   std::fwrite(line.data(), 1, line.size(), stderr);
-  return int(code);
+}
+
+Outcome outcome_of(const std::function<Exit()>& work) {
+  try {
+    return {int(work()), ""};
+  } catch (const OutputClosed&) {
+    return {};
+  } catch (const Error& error) {
+    return {int(error.code()), error.what()};
+  } catch (const std::bad_alloc&) {
+    return {int(Exit::refused), "out of memory"};
+  } catch (const std::exception& error) {
+    return {int(Exit::internal), error.what()};
+  }
 }
 
 // A descriptor that was closed would be the next file's that is opened, and the log would be
@@ -66,36 +86,66 @@ void set_up_log(const std::string& name) {
   spdlog::set_default_logger(std::move(logger));
 }
 
+// What the command line itself ends the command with, if it does.
+std::optional<Outcome> parse(CLI::App& app, int argc, char** argv) {
+  bool parsed = false;
+  const Outcome outcome = outcome_of([&] {
+    try {
+      app.parse(argc, argv);
+      parsed = true;
+    } catch (const CLI::CallForHelp&) {
+      write_output(app.help());
+    } catch (const CLI::CallForVersion& version) {
+      write_output(std::string(version.what()) + "\n");
+    } catch (const CLI::ParseError& error) {
+      refuse("{} (see {} --help)", error.what(), app.get_name());
+    }
+    return Exit::ok;
+  });
+  if (parsed) return std::nullopt;
+  return outcome;
+}
+
+int finish(const std::string& command, const Outcome& outcome) {
+  if (!outcome.message.empty()) report(command, outcome.message);
+  return outcome.code;
+}
+
 }  // namespace
 
 int run_command(CLI::App& app, int argc, char** argv, const std::function<Exit()>& body) {
   const std::string name = app.get_name();
   std::signal(SIGPIPE, SIG_IGN);
   open_standard_descriptors();
-  try {
-    try {
-      app.parse(argc, argv);
-    } catch (const CLI::CallForHelp&) {
-      write_output(app.help());
-      return int(Exit::ok);
-    } catch (const CLI::CallForVersion& version) {
-      write_output(std::string(version.what()) + "\n");
-      return int(Exit::ok);
-    } catch (const CLI::ParseError& error) {
-      return report(name, Exit::refused, std::string(error.what()) + " (see " + name + " --help)");
-    }
-    restart_with_short_spins(argv);
-    set_up_log(name);
-    return int(body());
-  } catch (const OutputClosed&) {
-    return int(Exit::ok);
-  } catch (const Error& error) {
-    return report(name, error.code(), error.what());
-  } catch (const std::bad_alloc&) {
-    return report(name, Exit::refused, "out of memory");
-  } catch (const std::exception& error) {
-    return report(name, Exit::internal, error.what());
-  }
+  if (const auto ended = parse(app, argc, argv)) return finish(name, *ended);
+  restart_with_short_spins(argv);
+  set_up_log(name);
+  return finish(name, outcome_of(body));
+}
+
+int run_command_among_ranks(CLI::App& app, int argc, char** argv,
+                            const std::function<Exit(RunHealth&)>& body) {
+  const std::string name = app.get_name();
+  std::signal(SIGPIPE, SIG_IGN);
+  open_standard_descriptors();
+  const auto ended = parse(app, argc, argv);
+  if (ended && ended->message.empty()) return ended->code;
+  restart_with_short_spins(argv);
+  set_up_log(name);
+  std::optional<RunHealth> health;
+  const Outcome opened = outcome_of([&] {
+    health.emplace(open_communicator(), [name](const std::string& why) { report(name, why); });
+    return Exit::ok;
+  });
+  if (!health) return finish(name, opened);
+  bool whole = false;
+  const Outcome outcome = ended ? *ended : outcome_of([&] {
+    const Exit exit = body(*health);
+    whole = true;
+    return exit;
+  });
+  if (!whole && health->ranks().size() > 1) health->leave(outcome.code, outcome.message);
+  return finish(name, outcome);
 }
 
 void write_output(std::string_view text) {

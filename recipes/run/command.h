@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "engine/core/error.h"
+#include "engine/dist/health.h"
 
 namespace qat {
 
@@ -14,6 +15,12 @@ namespace qat {
 /// reader that closes our output early (`| head`) is no error. The log goes to stderr;
 /// QAT_LOG=debug shows more of it.
 int run_command(CLI::App& app, int argc, char** argv, const std::function<Exit()>& body);
+
+/// The same among the ranks that mpirun or srun started this process as one of; `body` does what
+/// they do together through the RunHealth. Where one of them fails, all leave with its exit code,
+/// and one says why.
+int run_command_among_ranks(CLI::App& app, int argc, char** argv,
+                            const std::function<Exit(RunHealth&)>& body);
 
 /// Writes to stdout. Throws Error(cannot_write) with the cause; a closed pipe ends the command with
 /// success.

@@ -39,13 +39,17 @@ int main(int argc, char** argv) {
   app.add_flag("--help-recipe", help_recipe, "print every key of a recipe");
   app.footer(
       "Exit codes: 0 done, 2 refused input, 3 cannot write, 4 diverged, 5 directory in use,\n"
-      "7 export not verified, 85 stopped early (run again to continue).");
-  return qat::run_command(app, argc, argv, [&] {
+      "6 a rank died, hung or disagreed, 7 export not verified, 85 stopped early (run again to "
+      "continue).");
+  return qat::run_command_among_ranks(app, argc, argv, [&](qat::RunHealth& health) {
+    const bool leads = health.ranks().rank() == 0;
     if (help_recipe) {
+      if (!leads) return qat::Exit::ok;
       std::fputs(qat::recipe::recipe_help().c_str(), stdout);
       return qat::Exit::ok;
     }
     if (!reported.empty()) {
+      if (!leads) return qat::Exit::ok;
       if (!path.empty() || !sets.empty() || !resume.empty() || dry_run)
         qat::refuse("--report: expected run directories and --out alone, got more");
       qat::write_output(qat::report::report_command(reported, out) + "\n");
@@ -60,11 +64,10 @@ int main(int argc, char** argv) {
     const qat::recipe::Recipe recipe = qat::recipe::load_recipe(path, overrides);
     if (machines.ranks > 1 || !machines.gpu.empty()) {
       if (!dry_run) qat::refuse("--ranks, --gpu and --link plan a run; add --dry-run");
-      qat::plan_on_paper(recipe, machines);
+      if (leads) qat::plan_on_paper(recipe, machines);
       return qat::Exit::ok;
     }
-    const auto ranks = qat::open_communicator();
     return qat::train(recipe, dry_run ? qat::DryRun::yes : qat::DryRun::no,
-                      qat::command_text(argc, argv), *ranks);
+                      qat::command_text(argc, argv), health);
   });
 }

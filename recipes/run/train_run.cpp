@@ -99,8 +99,10 @@ class TrainRun {
 
   void describe_scale(const PaperMachines& machines) const;
 
-  Exit run() {
+  Exit run(RunHealth& health) {
+    health_ = &health;
     catch_stop_signals();
+    health_->watch(recipe_.train.watchdog);
     if (!of_first(ranks_, leads() && already_complete() ? "complete" : "").empty()) return Exit::ok;
     open_directory();
     open_model_description();
@@ -166,6 +168,7 @@ class TrainRun {
   const recipe::Recipe& recipe_;
   const std::string command_;
   Communicator& ranks_;
+  RunHealth* health_ = nullptr;  ///< of a run; a plan has none
   Stream stream_;
   const KernelTable& kernels_;
   TimeLimit time_limit_;
@@ -513,6 +516,7 @@ void TrainRun::check_sources(const json& state, const std::string& checkpoint) c
 
 // Measures the model as it is now, under a plan, into results_.
 void TrainRun::evaluate(const char* stage, const char* label, const QuantPlan& plan) {
+  health_->at(trainer_ ? trainer_->finished_steps() : 0, RunStage::evaluate);
   const StageModel model{.stage = stage,
                          .config = config_,
                          .plan = plan,
@@ -619,6 +623,7 @@ json TrainRun::state() const {
 void TrainRun::save(Importance importance) {
   const int64_t step = trainer_ ? trainer_->finished_steps() : 0;
   if (step == saved_step_) return;
+  health_->at(step, RunStage::save);
   const std::vector<CheckpointTensor> tensors = checkpoint_tensors(store_, sharding_);
   const SaveResult result = checkpoints_->save(step, state(), tensors);
   if (result.committed()) {
@@ -641,8 +646,11 @@ Exit TrainRun::stopped() {
 }
 
 StepResult TrainRun::take_step() {
+  health_->at(trainer_->finished_steps() + 1, RunStage::step);
   try {
-    return trainer_->step();
+    StepResult result = trainer_->step();
+    health_->finish_step(result.step, result.seconds);
+    return result;
   } catch (const Error& error) {
     if (error.code() != Exit::diverged) throw;
     throw Error(error.code(), fmt::format("{}; the last finite checkpoint is {}", error.what(),
@@ -764,6 +772,7 @@ void TrainRun::finish() {
   if (!quant_.plan.empty() && recipe_.train.steps > 0) evaluate("qat", "QAT", quant_.plan);
   if (quant_.plan.empty() && recipe_.train.steps > 0)
     evaluate("trained", adapters_.empty() ? "trained" : "with adapter", {});
+  health_->at(recipe_.train.steps, RunStage::finish);
   if (!leads()) return;
   FinishInputs inputs{.recipe = recipe_,
                       .config = config_,
@@ -809,17 +818,17 @@ void plan_on_paper(const recipe::Recipe& recipe, const PaperMachines& machines) 
 }
 
 Exit train(const recipe::Recipe& recipe, DryRun dry_run, const std::string& command,
-           Communicator& ranks) {
+           RunHealth& health) {
   // What all ranks would say the first says.
-  if (ranks.rank() > 0) spdlog::set_level(spdlog::level::off);
+  if (health.ranks().rank() > 0) spdlog::set_level(spdlog::level::off);
   if (recipe.backend == recipe::Backend::cuda)
     refuse("backend: cuda: this build has no CUDA backend; use auto or cpu");
-  TrainRun run(recipe, command, ranks);
+  TrainRun run(recipe, command, health.ranks());
   if (dry_run == DryRun::yes) {
     run.dry_run();
     return Exit::ok;
   }
-  return run.run();
+  return run.run(health);
 }
 
 }  // namespace qat

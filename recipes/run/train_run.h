@@ -5,18 +5,18 @@
 #include <string>
 
 #include "engine/core/error.h"
-#include "engine/dist/communicator.h"
+#include "engine/dist/health.h"
 #include "recipes/run/recipe/recipe.h"
 
 namespace qat {
 
 enum class DryRun { no, yes };
 
-/// Runs a recipe to its end, on all `ranks` together; `command` is kept for the report. Returns
-/// Exit::ok, or Exit::stopped_early after a signal, the same on every rank. Throws Error.
-/// DryRun::yes prints what the run would do and need, and touches no file.
+/// Runs a recipe to its end, on all the ranks of `health` together; `command` is kept for the
+/// report. Returns Exit::ok, or Exit::stopped_early after a signal, the same on every rank. Throws
+/// Error. DryRun::yes prints what the run would do and need, and touches no file.
 Exit train(const recipe::Recipe& recipe, DryRun dry_run, const std::string& command,
-           Communicator& ranks);
+           RunHealth& health);
 
 /// Machines to plan for, of models/scaling.h; gpu may be empty.
 struct PaperMachines {

@@ -172,3 +172,55 @@ def test_factors_are_split_as_any_matrix(mpirun, commands, data, tmp_path, kind)
         assert steps_of(run) == steps_of(runs[0])
         files = [r / "export" / "hf" / "model.safetensors" for r in (run, runs[0])]
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_fault_C2_a_rank_that_hangs_is_named(mpirun, commands, short_run, tmp_path):
+    out = tmp_path / "hung"
+    process = subprocess.Popen(
+        call(mpirun, commands, 2, short_run / "recipe.yaml", out, "train.watchdog=2", "train.steps=1000000"),
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    while process.poll() is None and steps_written(out) < 3:
+        time.sleep(0.001)
+    ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
+    os.kill(int(ranks.stdout.split()[1]), signal.SIGSTOP)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 6, said[-3000:]
+    line = only_error(said)
+    assert "rank 1 hangs: no progress for" in line and "its process does not run" in line
+    assert "run the same command again" in line
+
+
+def only_error(said) -> str:
+    lines = [line for line in said.splitlines() if line.startswith("qat-train: error: ")]
+    assert len(lines) == 1, said[-3000:]
+    return lines[0]
+
+
+def of_two_programs(mpirun, commands, first, second) -> subprocess.CompletedProcess:
+    """mpirun with other arguments for rank 1 than for rank 0."""
+    train = str(commands.path("qat-train"))
+    both = [*mpirun, "1", train, *map(str, first), ":", "-n", "1", train, *map(str, second)]
+    return subprocess.run(both, capture_output=True, text=True, timeout=300, cwd=ROOT, env=ENVIRONMENT)
+
+
+def test_fault_C4_a_rank_that_fails_says_so_and_all_leave(mpirun, commands, short_run, tmp_path):
+    out = ["--out", tmp_path / "failed"]
+    done = of_two_programs(mpirun, commands, [short_run / "recipe.yaml", *out], ["missing.yaml", *out])
+    assert done.returncode == 2, done.stderr
+    assert only_error(done.stderr).startswith("qat-train: error: rank 1: missing.yaml:")
+
+
+@pytest.mark.parametrize("arguments", [["missing.yaml"], ["--no-such-option"]])
+def test_fault_C4_what_all_ranks_refuse_is_said_once(mpirun, commands, arguments):
+    done = of_two_programs(mpirun, commands, arguments, arguments)
+    assert done.returncode == 2, done.stderr
+    assert "rank" not in only_error(done.stderr)
+
+
+def test_fault_C6_ranks_with_different_recipes_are_refused(mpirun, commands, short_run, tmp_path):
+    recipe = [short_run / "recipe.yaml", "--out", tmp_path / "differ"]
+    done = of_two_programs(mpirun, commands, recipe, [*recipe, "--set", "train.learning_rate=0.5"])
+    assert done.returncode == 2, done.stderr
+    line = only_error(done.stderr)
+    assert "the recipe's hash" in line and "rank 1" in line

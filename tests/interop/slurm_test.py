@@ -130,6 +130,16 @@ def undisturbed(commands, write_recipe):
     return weights(out)
 
 
+@pytest.fixture(scope="module")
+def undisturbed_pair(cluster, write_recipe):
+    """The same on two ranks, which add up in another order."""
+    recipe, out = write_recipe("pair")
+    job = cluster.submit(recipe, options=["-n2"], SLOW="0")
+    cluster.wait(job, "COMPLETED")
+    assert "2 ranks" in cluster.said(job)
+    return weights(out)
+
+
 def weights(out: Path) -> dict:
     return {name: t.tobytes() for name, t in load_file(out / "export/hf-master/model.safetensors").items()}
 
@@ -151,16 +161,16 @@ def test_fault_A7_the_time_limit_is_survived(cluster, write_recipe, undisturbed)
     assert "stopped early" in cluster.said(job)
 
 
-def test_fault_A3_A8_a_signal_and_a_requeue_are_survived(cluster, write_recipe, undisturbed):
+def test_fault_A3_A8_two_ranks_survive_a_signal_and_a_requeue(cluster, write_recipe, undisturbed_pair):
     recipe, out = write_recipe("requeue")
-    job = cluster.submit(recipe, options=["-n1"], SLOW="2")
+    job = cluster.submit(recipe, options=["-n2"], SLOW="2")
     cluster.until_saved(job)
     cluster.call("scancel", "--signal=USR1", "--batch", job)
     cluster.until(lambda: len(cluster.attempts(job)) == 2, "the second attempt", job)
     cluster.until(lambda: "resuming from" in cluster.attempts(job)[1].read_text(), "it to go on", job)
     cluster.call("scontrol", "requeue", job)
     cluster.wait(job, "COMPLETED")
-    assert_whole(cluster, job, out, undisturbed)
+    assert_whole(cluster, job, out, undisturbed_pair)
 
 
 def test_fault_A9_a_preemption_is_survived(cluster, write_recipe, undisturbed):

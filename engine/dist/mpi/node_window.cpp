@@ -17,7 +17,14 @@ namespace qat {
 namespace {
 
 constexpr size_t kGateBytes = 4096;
+constexpr size_t kLine = 64;
 constexpr int kSpins = 2000;  // tens of microseconds: about what sleeping and waking costs
+
+// MPI aligns to 8 bytes. Every process maps whole pages, so all find the same place.
+std::byte* next_line(void* memory) {
+  const auto address = reinterpret_cast<uintptr_t>(memory);
+  return reinterpret_cast<std::byte*>((address + kLine - 1) / kLine * kLine);
+}
 
 void pause_briefly() {
 #if defined(__x86_64__)
@@ -53,20 +60,21 @@ NodeWindow::NodeWindow(MPI_Comm node, size_t bytes, Wait wait)
   MPI_Info_create(&info);
   MPI_Info_set(info, "alloc_shared_noncontig", "true");
   void* mine = nullptr;
-  int code = MPI_Win_allocate_shared(MPI_Aint(bytes + kGateBytes), 1, info, node, &mine, &window_);
+  int code =
+      MPI_Win_allocate_shared(MPI_Aint(bytes + kGateBytes + kLine), 1, info, node, &mine, &window_);
   MPI_Info_free(&info);
   int failed = code == MPI_SUCCESS ? 0 : 1, any_failed = 0;
   require(MPI_Allreduce(&failed, &any_failed, 1, MPI_INT, MPI_MAX, node), "MPI_Allreduce");
   if (any_failed)
     throw Error(Exit::rank_failed, fmt::format("the {} ranks of this node cannot share {} KiB each",
                                                ranks_, (bytes + kGateBytes) / 1024));
-  std::memset(mine, 0, bytes + kGateBytes);
+  std::memset(mine, 0, bytes + kGateBytes + kLine);
   for (int r = 0; r < ranks_; ++r) {
     MPI_Aint size = 0;
     int unit = 0;
     void* base = nullptr;
     require(MPI_Win_shared_query(window_, r, &size, &unit, &base), "MPI_Win_shared_query");
-    parts_.push_back(static_cast<std::byte*>(base) + kGateBytes);
+    parts_.push_back(next_line(base) + kGateBytes);
   }
   gate_ = reinterpret_cast<Gate*>(parts_[0] - kGateBytes);
   if (rank == 0) new (gate_) Gate;

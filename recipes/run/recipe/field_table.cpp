@@ -579,14 +579,20 @@ void add_train_rows(std::vector<Field>& rows) {
                          "Sequences a rank computes at a time; less needs less memory. 0: all of "
                          "its batch.",
                          {.nicknames = {"micro_batch_size", "gradient_accumulation_steps"}}));
-  rows.push_back(QAT_ROW(train.zero_stage, whole(0, 3), Matters::no,
-                         "What is split over the ranks of a run (ZeRO): 0 nothing, 1 moments and "
-                         "master weights, 2 gradients too, 3 the weights that the matmuls read too. "
-                         "Each stage needs less memory a rank; 3 sends more.",
-                         {.nicknames = {"zero_optimization", "zero", "fsdp"}}));
+  rows.push_back(
+      QAT_ROW(train.zero_stage, whole(0, 3), Matters::no,
+              "What is split over the ranks of a run (ZeRO): 0 nothing, 1 moments and "
+              "master weights, 2 gradients too, 3 the weights that the matmuls read too. "
+              "Each stage needs less memory a rank; 3 sends more.",
+              {.nicknames = {"zero_optimization", "zero", "fsdp"}}));
   rows.push_back(QAT_ROW(train.compare_ranks, whole(0, kMany), Matters::no,
                          "Steps between comparisons of the weights that every rank holds; a rank "
                          "that drifted ends the run. 0: none."));
+  rows.push_back(QAT_ROW(train.watchdog, number(0, 1e7), Matters::no,
+                         "Seconds without progress after which a run of several ranks names the "
+                         "one that hangs and ends with 6; ten times as many outside of the steps "
+                         "(preparing, saving, evaluating, exporting). 0: never.",
+                         {.nicknames = {"ddp_timeout", "nccl_timeout"}}));
   rows.push_back(QAT_ROW(
       train.trainable, text(), Matters::yes,
       "What is trained, all else stays: norms, head, embeddings, scales (of the codes that "

@@ -279,6 +279,7 @@ struct TrainOptions {
   int64_t micro_batch = 0;  ///< sequences per rank at a time; 0: the rank's whole share of batch
   int64_t zero_stage = 0;   ///< what is split over the ranks; see ZeroStage
   int64_t compare_ranks = 100;         ///< steps between comparisons of the ranks' weights; 0: none
+  double watchdog = 1800;              ///< seconds without progress of a rank; 0: none
   std::vector<std::string> trainable;  ///< parameters that are trained; empty: all
   int64_t warmup_bf16 = 0;             ///< steps before any fake quantization
   EnableOptions enable;
