@@ -3,6 +3,7 @@ and gone on with on any number of them."""
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -224,3 +225,18 @@ def test_fault_C6_ranks_with_different_recipes_are_refused(mpirun, commands, sho
     assert done.returncode == 2, done.stderr
     line = only_error(done.stderr)
     assert "the recipe's hash" in line and "rank 1" in line
+
+
+def test_fault_C9_fewer_samples_than_ranks(mpirun, commands, short_run, tmp_path):
+    """Some of the four ranks take the same one as others, an epoch later."""
+    text = tmp_path / "short.jsonl"
+    text.write_text(json.dumps({"text": "Once upon a time there was a girl who had a red ball. " * 2}) + "\n")
+    out = tmp_path / "run"
+    said = run_ranks(
+        mpirun, commands, 4, short_run / "recipe.yaml", out, f"data.train=[{text}]", "data.sequence=32",
+        "train.batch=4", "train.steps=3", "train.warmup_bf16=0", "train.enable.every=1", "train.enable.layers=5",
+        "train.schedule.warmup=0", "export=[hf]",
+    )  # fmt: skip
+    sequences = int(re.search(r", (\d+) sequences of 32 an epoch", said)[1])
+    assert sequences < 4
+    assert all(0 < m["cross_entropy"] < 10 for m in metrics(out)) and len(metrics(out)) == 3
