@@ -7,10 +7,13 @@
 #include <cmath>
 #include <cstdint>
 
+#include "kernels/host_device.h"
+
 namespace qat {
 
 /// Four 32-bit words for one (key, counter).
-inline std::array<uint32_t, 4> philox(uint64_t key, uint64_t counter_high, uint64_t counter_low) {
+QAT_HOST_DEVICE std::array<uint32_t, 4> philox(uint64_t key, uint64_t counter_high,
+                                               uint64_t counter_low) {
   uint32_t c0 = uint32_t(counter_low), c1 = uint32_t(counter_low >> 32);
   uint32_t c2 = uint32_t(counter_high), c3 = uint32_t(counter_high >> 32);
   uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
