@@ -9,7 +9,7 @@
 namespace qat {
 
 /// Grows with every change of Backend, KernelTable or an argument struct.
-inline constexpr int kCudaLibraryVersion = 1;
+inline constexpr int kCudaLibraryVersion = 2;
 inline constexpr const char* kOpenCuda = "qat_open_cuda";
 
 /// A new backend on the first GPU, or null and the reason in one line.

@@ -13,6 +13,8 @@
 #include <cstdint>
 #include <numbers>
 
+#include "kernels/host_device.h"
+
 namespace qat {
 
 struct HadamardOrder {
@@ -25,7 +27,7 @@ inline HadamardOrder hadamard_order(int64_t width) {
 }
 
 /// Entry (a, b) of Hartley's matrix of order m before its root, k = a * b.
-inline double hartley(int64_t k, int64_t m) {
+QAT_HOST_DEVICE double hartley(int64_t k, int64_t m) {
   const double angle = 2.0 * std::numbers::pi * double(k % m) / double(m);
   return std::cos(angle) + std::sin(angle);
 }

@@ -6,8 +6,8 @@
 
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/lanes.h"
+#include "kernels/cuda/random_half.h"
 #include "kernels/quant_math.h"
-#include "kernels/random.h"
 
 namespace qat::cuda {
 namespace {
@@ -40,21 +40,16 @@ QAT_DEVICE void load_some(const uint8_t* p, int64_t left, const float* map, floa
     const auto words = load_as<Words<2>>(p);
     for (int k = 0; k < kWide; ++k) index[k] = uint8_t(words.at[k / 4] >> (k % 4 * 8));
   } else {
-    for (int k = 0; k < left; ++k) index[k] = p[k];
+    for (int k = 0; k < kWide; ++k)
+      if (k < left) index[k] = p[k];
   }
   for (int k = 0; k < kWide; ++k) out[k] = map[index[k]];
 }
 template <class T>
 QAT_DEVICE void store_some(T* p, int64_t left, const float (&v)[kWide]) {
   if (left >= kWide) return store(p, v);
-  for (int k = 0; k < left; ++k) p[k] = narrow<T>(v[k]);
-}
-
-/// The 16 random bits of an element: those of the CPU's kernel.
-QAT_DEVICE uint32_t random_half(uint64_t seed, uint64_t step, int64_t element) {
-  const auto words = philox(seed, step, uint64_t(element / 128) * 16 + uint64_t(element % 16));
-  const uint32_t word = words[size_t(element / 16 % 4)];
-  return element % 128 < 64 ? word & 0xFFFFu : word >> 16;
+  for (int k = 0; k < kWide; ++k)
+    if (k < left) p[k] = narrow<T>(v[k]);
 }
 
 /// bf16 of value: the lower half is a probability to go one up in magnitude.
@@ -153,7 +148,8 @@ QAT_DEVICE void load_tables(const DynamicMaps& maps, Tables& tables) {
 
 QAT_DEVICE void store_codes(uint8_t* p, int64_t left, const uint8_t (&codes)[kWide]) {
   if (left >= kWide) return store_bytes(p, codes);
-  for (int k = 0; k < left; ++k) p[k] = codes[k];
+  for (int k = 0; k < kWide; ++k)
+    if (k < left) p[k] = codes[k];
 }
 
 template <class P, class G>

@@ -37,7 +37,7 @@ struct ValuesRun {
         const Grid grid = stored_grid(spec, scale[at], zero ? zero[at] : 0.0f);
         v[k] = (v[k] - grid.zero) * grid.scale;
         // Listed groups add their minimum even where it is 0, as the CPU does: no value is -0.
-        if (spec.has_minimum() || index.group_K) v[k] += grid.minimum;
+        if (spec.counts_from_minimum() || index.group_K) v[k] += grid.minimum;
       }
     }
     store(y + i, v);

@@ -48,7 +48,6 @@ __global__ void __launch_bounds__(kBlockThreads)
       load(dy + (first + t) * cols + column, v);
       for (int k = 0; k < kWidth; ++k) total[k] += v[k];
     }
-    __syncthreads();
   }
   if (real) store(out, total);
 }

@@ -36,8 +36,13 @@ struct StraightThroughRun {
 }  // namespace
 
 void fake_quant(const FakeQuant& args, Stream& stream) {
-  run_quantize(args.x, args.given_scale, args.given_zero, args.y, args.scale, args.zero, args.spec,
-               stream);
+  if (!args.noise.step)
+    return run_quantize(args.x, args.given_scale, args.given_zero, args.y, args.scale, args.zero,
+                        args.spec, stream);
+  if (!args.given_scale) run_quantize(args.x, {}, {}, {}, args.scale, args.zero, args.spec, stream);
+  run_stochastic(args.x, args.given_scale ? args.given_scale : ConstView(args.scale),
+                 args.given_scale ? args.given_zero : ConstView(args.zero), args.y, args.spec,
+                 args.noise, stream);
 }
 
 void fake_quant_backward(const FakeQuantBackward& args, Stream& stream) {

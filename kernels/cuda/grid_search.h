@@ -24,6 +24,11 @@ QAT_DEVICE float clipping_error(const QuantSpec& spec, Extent extent, float scal
     const float over = larger(extent.high - extent.low - covered, 0.0f);
     return 0.5f * over * over;
   }
+  if (spec.range == Range::stretched) {
+    const float reach = larger(0.0f - extent.low, extent.high) + stretched_low(spec) * size;
+    const float over = larger(reach, 0.0f);
+    return over * over;
+  }
   const bool negative = scale < 0.0f;
   const float low = negative ? 0.0f - extent.high : extent.low;
   const float high = negative ? 0.0f - extent.low : extent.high;
@@ -37,6 +42,14 @@ QAT_DEVICE float clipping_error(const QuantSpec& spec, Extent extent, float scal
 QAT_DEVICE float add_error(float errors, float x, float inverse, ShiftedRange range) {
   const float code = smaller(larger(fmaf(x, inverse, kShift), range.low), range.high);
   const float error = fmaf(x, inverse, kShift - code);
+  return fmaf(error, error, errors);
+}
+
+/// Where x / scale counts from for add_error: the lowest level of a stretched range.
+QAT_DEVICE float add_error(float errors, float x, float inverse, ShiftedRange range, float lowest) {
+  const float position = fmaf(x, inverse, lowest);
+  const float code = smaller(larger(position + kShift, range.low), range.high) - kShift;
+  const float error = position - code;
   return fmaf(error, error, errors);
 }
 
@@ -62,6 +75,10 @@ QAT_DEVICE float short_error(const T* x, int64_t length, const QuantSpec& spec, 
   const ShiftedRange range = shifted_range(spec, grid.zero);
   float errors[4] = {0.0f, 0.0f, 0.0f, 0.0f};
   int64_t i = 0;
+  if (spec.range == Range::stretched)
+    for (; i < length; ++i)
+      errors[i % 4] =
+          add_error(errors[i % 4], to_float(x[i]), inverse, range, -stretched_low(spec));
   for (; i + 4 <= length; i += 4)
     for (int k = 0; k < 4; ++k)
       errors[k] = add_error(errors[k], to_float(x[i + k]), inverse, range);
@@ -77,8 +94,19 @@ QAT_DEVICE float long_error(const T* x, int64_t length, const QuantSpec& spec, G
   const float inverse = 1.0f / grid.scale;
   const ShiftedRange range = shifted_range(spec, grid.zero);
   const int thread = int(threadIdx.x);
-  float errors = 0.0f;
+  float errors = 0.0f, rest = 0.0f;
   int64_t i = 0;
+  if (spec.range == Range::stretched) {
+    const int64_t whole = length / 16 * 16;
+    for (i = thread; i < whole; i += kSearchThreads)
+      errors = add_error(errors, to_float(x[i]), inverse, range, -stretched_low(spec));
+    for (i = whole; i < length; ++i) {
+      const float position = to_float(x[i]) * inverse - stretched_low(spec);
+      const float top = float(spec.qmax() - spec.qmin());
+      const float error = position - smaller(larger(round_even(position), 0.0f), top);
+      rest = rest + error * error;
+    }
+  }
   for (; i + kSearchThreads <= length; i += kSearchThreads)
     errors = add_error(errors, to_float(x[i + thread]), inverse, range);
   if (thread < 16)
@@ -92,7 +120,7 @@ QAT_DEVICE float long_error(const T* x, int64_t length, const QuantSpec& spec, G
     lanes[lane] = (sums[lane] + sums[lane + 16]) + (sums[lane + 32] + sums[lane + 48]);
   for (int width = 8; width > 0; width /= 2)
     for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
-  return lanes[0] * (grid.scale * grid.scale);
+  return (lanes[0] + rest) * (grid.scale * grid.scale);
 }
 
 // ---- ggml's K-types: a sub-block a thread ----

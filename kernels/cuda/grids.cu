@@ -4,6 +4,7 @@
 // scale (mse, K-types) costs a launch of its own.
 #include "kernels/cuda/grid_search.h"
 #include "kernels/cuda/grids.h"
+#include "kernels/cuda/random_half.h"
 
 namespace qat::cuda {
 namespace {
@@ -125,6 +126,42 @@ struct GivenRun {
     float v[kWidth];
     load(x + i, v);
     put(y + i, v, coder, spec, code_range(spec));
+  }
+};
+
+/// Codes or values on a grid that is known, rounded at random: noise in (-1/2, 1/2) is added before
+/// rounding to nearest.
+template <class From, class To>
+struct StochasticRun {
+  const From* x;
+  To* y;
+  const float *scale, *zero;  ///< zero may be null
+  const int64_t* step;
+  uint64_t seed;
+  int64_t first, length;
+  QuantSpec spec;
+  template <int kWidth>
+  QAT_DEVICE void run(int64_t i) const {
+    const int64_t segment = i / length;
+    const Grid grid = stored_grid(spec, scale[segment], zero ? zero[segment] : 0.0f);
+    const float inverse = 1.0f / grid.scale;
+    const ShiftedRange range = shifted_range(spec, grid.zero);
+    float v[kWidth];
+    load(x + i, v);
+    for (int k = 0; k < kWidth; ++k) {
+      const uint32_t half = random_half(seed, uint64_t(*step), first + i + k);
+      const float noise = (float(int(half)) + 0.5f) * 0x1p-16f - 0.5f;
+      const float moved = ((v[k] - grid.minimum) * inverse + noise) + kShift;
+      v[k] = smaller(larger(moved, range.low), range.high) - kShift;
+    }
+    if constexpr (sizeof(To) == 1) {
+      uint8_t codes[kWidth];
+      for (int k = 0; k < kWidth; ++k) codes[k] = uint8_t(int8_t(int(v[k] + grid.zero)));
+      store_bytes(y + i, codes);
+    } else {
+      for (int k = 0; k < kWidth; ++k) v[k] = v[k] * grid.scale + grid.minimum;
+      store(y + i, v);
+    }
   }
 };
 
@@ -417,6 +454,27 @@ void run_quantize(const ConstView& x, const ConstView& given_scale, const ConstV
       with_float(y.dtype, [&](auto to) {
         quantize_as<From, decltype(to)>(x, given_scale, given_zero, y, scale, zero, spec, stream);
       });
+  });
+}
+
+void run_stochastic(const ConstView& x, const ConstView& scale, const ConstView& zero,
+                    const View& y, const QuantSpec& spec, const RoundingNoise& noise,
+                    Stream& stream) {
+  const int64_t length = segment_length(x, spec);
+  const bool wide = fits_wide(length, x.data, y.data);
+  const auto run = [&](auto from, auto to) {
+    using From = decltype(from);
+    using To = decltype(to);
+    elementwise(stream, x.count(), wide,
+                StochasticRun<From, To>{x.as<From>(), y.as<To>(), scale.as<float>(),
+                                        zero.as<float>(), noise.step.as<int64_t>(), noise.seed,
+                                        noise.first_element, length, spec});
+  };
+  with_float(x.dtype, [&](auto from) {
+    if (y.dtype == DType::i8)
+      run(from, int8_t{});
+    else
+      with_float(y.dtype, [&](auto to) { run(from, to); });
   });
 }
 

@@ -19,7 +19,7 @@ inline constexpr float kShift = 0x1.8p23f;  // adding it rounds to an integer, h
 /// The code of x as it is stored: an integer, or the bits of a float8.
 QAT_DEVICE uint8_t code_bits(float x, const Coder& coder, const QuantSpec& spec, CodeRange range) {
   if (spec.form == Form::e4m3) return e4m3_code(x * coder.inverse);
-  const float counted = spec.has_minimum() ? x - coder.grid.minimum : x;
+  const float counted = spec.counts_from_minimum() ? x - coder.grid.minimum : x;
   return uint8_t(int8_t(code_of(counted, coder.inverse, coder.grid.zero, range)));
 }
 
@@ -29,9 +29,9 @@ QAT_DEVICE float value_on_grid(float x, const Coder& coder, const QuantSpec& spe
   const Grid& grid = coder.grid;
   if (is_nan(grid.scale)) return grid.scale;
   if (spec.form == Form::e4m3) return round_e4m3(x * coder.inverse) * grid.scale;
-  const float counted = spec.has_minimum() ? x - grid.minimum : x;
+  const float counted = spec.counts_from_minimum() ? x - grid.minimum : x;
   const float steps = code_of(counted, coder.inverse, grid.zero, range) - grid.zero;
-  return spec.has_minimum() ? steps * grid.scale + grid.minimum : steps * grid.scale;
+  return spec.counts_from_minimum() ? steps * grid.scale + grid.minimum : steps * grid.scale;
 }
 
 template <int kWidth>
@@ -59,5 +59,10 @@ inline int64_t segment_length(const ConstView& x, const QuantSpec& spec) {
 void run_quantize(const ConstView& x, const ConstView& given_scale, const ConstView& given_zero,
                   const View& y, const View& scale, const View& zero, const QuantSpec& spec,
                   Stream& stream);
+
+/// Rounds x at random onto the grids in `scale` and `zero` (which may be empty).
+void run_stochastic(const ConstView& x, const ConstView& scale, const ConstView& zero,
+                    const View& y, const QuantSpec& spec, const RoundingNoise& noise,
+                    Stream& stream);
 
 }  // namespace qat::cuda

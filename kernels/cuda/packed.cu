@@ -23,29 +23,41 @@ struct Absmax {
   }
 };
 
-struct Codes {
-  CodeTable table;
-};
+/// The values of codes, in device memory.
+__device__ const CodeTable kDeviceNf4 = kNf4;
+__device__ const CodeTable kDeviceFp4 = kFp4;
 
+/// A thread takes eight bytes: sixteen values of one block. Shared memory holds the table, because
+/// lanes that look up different entries of it would wait for each other elsewhere.
 template <class T>
-struct UnpackRun {
-  const uint8_t* codes;
-  Absmax absmax;
-  Codes values;
-  T* y;
-  int64_t count;
-  /// i counts pairs: bytes.
-  template <int kWidth>
-  QAT_DEVICE void run(int64_t i) const {
-    for (int k = 0; k < kWidth; ++k) {
-      const int64_t at = 2 * (i + k);
-      const uint8_t byte = codes[i + k];
-      const float by = absmax.of(at / kPackedBlock);
-      y[at] = narrow<T>(values.table[byte >> 4] * by);
-      if (at + 1 < count) y[at + 1] = narrow<T>(values.table[byte & 15] * by);
+__global__ void __launch_bounds__(kBlockThreads)
+    unpack_codes(const uint8_t* codes, Absmax absmax, bool nf4, T* y, int64_t count) {
+  __shared__ float table[16];
+  if (threadIdx.x < 16) table[threadIdx.x] = (nf4 ? kDeviceNf4 : kDeviceFp4)[threadIdx.x];
+  __syncthreads();
+  constexpr int kBytes = 8;
+  const int64_t first = (int64_t(blockIdx.x) * kBlockThreads + threadIdx.x) * kBytes * 2;
+  if (first >= count) return;
+  const float by = absmax.of(first / kPackedBlock);
+  if (first + 2 * kBytes <= count) {
+    const auto words = load_as<Words<2>>(codes + first / 2);
+    float low[kWide], high[kWide];
+    for (int k = 0; k < 4; ++k) {
+      const uint32_t a = words.at[0] >> (8 * k) & 255u, b = words.at[1] >> (8 * k) & 255u;
+      low[2 * k] = table[a >> 4] * by;
+      low[2 * k + 1] = table[a & 15u] * by;
+      high[2 * k] = table[b >> 4] * by;
+      high[2 * k + 1] = table[b & 15u] * by;
     }
+    store(y + first, low);
+    store(y + first + kWide, high);
+    return;
   }
-};
+  for (int64_t i = first; i < count; ++i) {
+    const uint8_t byte = codes[i / 2];
+    y[i] = narrow<T>(table[i % 2 == 0 ? byte >> 4 : byte & 15] * by);
+  }
+}
 
 template <class T>
 struct UnpackInt8Run {
@@ -125,25 +137,24 @@ __global__ void __launch_bounds__(kBlockThreads)
 }
 static_assert(kAbsmaxBlock == kBlockThreads);
 
-QAT_DEVICE uint8_t code_of_value(float x, const Codes& values, bool nf4) {
-  // The rules of nearest_nf4 and nearest_fp4 in kernels/packed.h.
+/// The rules of nearest_nf4 and nearest_fp4 in kernels/packed.h.
+QAT_DEVICE uint8_t code_of_value(float x, bool nf4) {
   if (nf4) {
     int code = 0;
-    for (int i = 0; i < 15; ++i) code += x > (values.table[i] + values.table[i + 1]) / 2;
+    for (int i = 0; i < 15; ++i) code += x > (kDeviceNf4[i] + kDeviceNf4[i + 1]) / 2;
     return uint8_t(code);
   }
   constexpr uint8_t kAscending[8] = {0, 1, 6, 7, 4, 5, 2, 3};
   const float size = x < 0 ? -x : x;
   int place = 0;
   for (int i = 0; i < 7; ++i)
-    place += size > (values.table[kAscending[i]] + values.table[kAscending[i + 1]]) / 2;
+    place += size > (kDeviceFp4[kAscending[i]] + kDeviceFp4[kAscending[i + 1]]) / 2;
   return uint8_t(kAscending[place] | (x < 0 ? 8 : 0));
 }
 
 struct PackRun {
   const float* x;
   uint8_t* codes;
-  Codes values;
   int64_t count;
   bool nf4;
   template <int kWidth>
@@ -154,7 +165,7 @@ struct PackRun {
     for (int64_t i = first; i < last; i += 2) {
       uint8_t pair[2] = {0, 0};
       for (int64_t k = 0; k < 2 && i + k < last; ++k)
-        pair[k] = code_of_value(smaller(larger(x[i + k] * inverse, -1.0f), 1.0f), values, nf4);
+        pair[k] = code_of_value(smaller(larger(x[i + k] * inverse, -1.0f), 1.0f), nf4);
       codes[i / 2] = uint8_t(pair[0] << 4 | pair[1]);
     }
   }
@@ -186,8 +197,7 @@ void pack(const Pack& args, Stream& stream) {
            blocks, w.nested_offset.as<float>(), signed_map(stream), w.absmax.as<uint8_t>(),
            w.nested_absmax.as<float>());
   }
-  elementwise(stream, blocks, false,
-              PackRun{x, codes, {code_table(w.spec.type)}, count, w.spec.type == PackedType::nf4});
+  elementwise(stream, blocks, false, PackRun{x, codes, count, w.spec.type == PackedType::nf4});
 }
 
 void unpack(const Unpack& args, Stream& stream) {
@@ -206,11 +216,8 @@ void unpack(const Unpack& args, Stream& stream) {
     const Absmax absmax{nested ? nullptr : w.absmax.as<float>(),
                         nested ? w.absmax.as<uint8_t>() : nullptr, w.nested_absmax.as<float>(),
                         w.nested_offset.as<float>(), signed_map(stream)};
-    const int64_t bytes = (count + 1) / 2;
-    elementwise(
-        stream, bytes, bytes % kWide == 0,
-        UnpackRun<T>{
-            w.codes.as<uint8_t>(), absmax, {code_table(w.spec.type)}, args.y.as<T>(), count});
+    launch(unpack_codes<T>, Blocks{divided_up(count, 16 * kBlockThreads)}, kBlockThreads, 0, stream,
+           w.codes.as<uint8_t>(), absmax, w.spec.type == PackedType::nf4, args.y.as<T>(), count);
   });
 }
 

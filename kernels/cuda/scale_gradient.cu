@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   const int64_t segment = int64_t(blockIdx.x) * (kBlockThreads / team.size) + team.index();
   const bool real = segment < segments;
   const int64_t at = real ? segment : 0, start = at * length;
-  const float zero = stored_grid(spec, 1.0f, second ? second[at] : 0.0f).zero;
+  const float zero = origin_of(spec, second ? second[at] : 0.0f);
   float sum = 0.0f;
   for (int64_t i = team.rank() * kWidth; i < length; i += team.size * kWidth) {
     float d[kWidth], c[kWidth];
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   const int64_t row = blockIdx.x;
   for (int64_t group = threadIdx.x; group < groups; group += kBlockThreads) {
     const int64_t at = row * groups + group;
-    const float zero = stored_grid(spec, 1.0f, second ? second[at] : 0.0f).zero;
+    const float zero = origin_of(spec, second ? second[at] : 0.0f);
     float sum = accumulate ? dscale[at] : 0.0f;
     for (int64_t k = 0; k < cols; ++k)
       if (group_K[k] == group) sum += dy[row * cols + k] * (float(codes[row * cols + k]) - zero);

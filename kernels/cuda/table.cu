@@ -28,6 +28,7 @@ KernelTable fill_table() {
   table.matmul_packed = {matmul_packed, matmul_packed_scratch_bytes};
   table.adapter_merge = {adapter_merge, adapter_merge_scratch_bytes};
   table.rope = {rope, nullptr};
+  table.hadamard = {hadamard, hadamard_scratch_bytes};
   table.attention = {attention, nullptr};
   table.attention_backward = {attention_backward, attention_backward_scratch_bytes};
   table.attention_cached = {attention_cached, attention_cached_scratch_bytes};

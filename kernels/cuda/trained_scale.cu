@@ -50,7 +50,9 @@ __global__ void __launch_bounds__(kBlockThreads)
       load(job.x + i, v);
       load(job.dy + i, d);
       for (int k = 0; k < kWidth; ++k) {
-        const ScaleSlope slope = scale_slope(v[k], inverse, zero, range);
+        const ScaleSlope slope = job.spec.range == Range::stretched
+                                     ? stretched_slope(v[k], inverse, range)
+                                     : scale_slope(v[k], inverse, zero, range);
         sum += d[k] * slope.slope;
         if (!slope.inside) d[k] = 0.0f;
       }

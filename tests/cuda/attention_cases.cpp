@@ -99,6 +99,7 @@ Case cached_case(DType type, const Heads& h, int64_t tokens, const CacheType& ca
               args.y_THD = y;
               m.give_scratch(kernels.attention_cached, args);
               kernels.attention_cached.run(args, stream);
+              stream.wait();
               set(length, 0, double(kLength));
               results.push_back({"y", y, type == DType::bf16 ? 4e-3 : 3e-6});
             }

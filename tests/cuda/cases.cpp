@@ -13,6 +13,10 @@ namespace {
 constexpr size_t kGuard = 64;
 constexpr std::byte kGuardByte{0x5A};
 
+bool is_float(DType type) {
+  return type == DType::f32 || type == DType::bf16 || type == DType::f16;
+}
+
 }  // namespace
 
 View Memory::make(Shape shape, DType type) {
@@ -97,6 +101,37 @@ double get(const ConstView& view, int64_t i) {
       return double(view.as<int64_t>()[i]);
   }
   return 0;
+}
+
+void expect_same(const Result& a, const Result& b) {
+  ASSERT_EQ(a.view.count(), b.view.count());
+  if (std::memcmp(a.view.data, b.view.data, a.view.bytes()) == 0) return;
+  const size_t size = size_of(a.view.dtype);
+  int64_t different = 0, first = -1;
+  for (int64_t i = 0; i < a.view.count(); ++i) {
+    if (std::memcmp(a.view.data + size_t(i) * size, b.view.data + size_t(i) * size, size) == 0)
+      continue;
+    if (is_float(a.view.dtype) && std::isnan(get(a.view, i)) && std::isnan(get(b.view, i)))
+      continue;
+    if (different++ == 0) first = i;
+  }
+  if (different > 0)
+    ADD_FAILURE() << a.name << ": " << different << " of " << a.view.count()
+                  << " elements differ, first [" << first << "]: " << get(a.view, first)
+                  << " against " << get(b.view, first);
+}
+
+void expect_close(const Result& a, const Result& b) {
+  ASSERT_EQ(a.view.count(), b.view.count());
+  double difference = 0, size = 0;
+  for (int64_t i = 0; i < a.view.count(); ++i) {
+    const double x = get(a.view, i), y = get(b.view, i);
+    ASSERT_EQ(std::isfinite(x), std::isfinite(y)) << a.name << " [" << i << "]: " << x << ", " << y;
+    if (!std::isfinite(x)) continue;
+    difference += (x - y) * (x - y);
+    size += y * y;
+  }
+  EXPECT_LE(std::sqrt(difference), a.relative * std::sqrt(size)) << a.name;
 }
 
 }  // namespace qat::test

@@ -50,21 +50,34 @@ struct Case {
   std::string name;
   std::function<std::vector<Result>(const KernelTable&, Stream&, Memory&)> run;
 };
-inline void PrintTo(const Case& c, std::ostream* out) {
-  *out << c.name;
-}
-
 /// Float results of a type: what two orders of summation may differ by.
 inline double close(DType type) {
   return type == DType::bf16 ? 3e-3 : 2e-6;
 }
 
-/// Every case, by the file it stands in.
+/// The results agree: to the bit, where one NaN is as good as another, or as closely as they say.
+void expect_same(const Result& a, const Result& b);
+void expect_close(const Result& a, const Result& b);
+
+/// Cases by the file they stand in.
+struct Family {
+  const char* name;
+  std::vector<Case> (*cases)();
+};
 std::vector<Case> elementwise_cases();
 std::vector<Case> quantize_cases();
 std::vector<Case> rows_cases();
 std::vector<Case> optimizer_cases();
 std::vector<Case> matmul_cases();
 std::vector<Case> attention_cases();
+inline constexpr Family kFamilies[] = {{"Elementwise", elementwise_cases},
+                                       {"Quantize", quantize_cases},
+                                       {"Rows", rows_cases},
+                                       {"Optimizer", optimizer_cases},
+                                       {"Matmul", matmul_cases},
+                                       {"Attention", attention_cases}};
+inline void PrintTo(const Family& family, std::ostream* out) {
+  *out << family.name;
+}
 
 }  // namespace qat::test

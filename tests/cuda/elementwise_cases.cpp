@@ -74,6 +74,17 @@ Case rope_case(DType type, int head_dim) {
           }};
 }
 
+Case hadamard_case(DType type, int64_t width) {
+  return {with_type("hadamard", type, width),
+          [=](const KernelTable& kernels, Stream& stream, Memory& m) {
+            const View x = m.normal({5, 2 * width}, type, 1), y = m.make(x.shape, type);
+            Hadamard args{x, y, {}, width};
+            m.give_scratch(kernels.hadamard, args);
+            kernels.hadamard.run(args, stream);
+            return std::vector<Result>{{"y", y}};
+          }};
+}
+
 Case rms_norm_case(DType type, int64_t rows, int64_t cols, int64_t piece, bool extras) {
   return {with_type(extras ? "rms_norm_residual" : "rms_norm", type, piece),
           [=](const KernelTable& kernels, Stream& stream, Memory& m) {
@@ -108,6 +119,8 @@ std::vector<Case> elementwise_cases() {
       cases.push_back(swiglu_case(type, count));
     }
     for (const int head_dim : {6, 64}) cases.push_back(rope_case(type, head_dim));
+    for (const int64_t width : {8, 12, 64, 9 * 64, 5 * 32})
+      cases.push_back(hadamard_case(type, width));
     cases.push_back(rms_norm_case(type, 3, 7, 7, false));
     cases.push_back(rms_norm_case(type, 70, 576, 576, true));
     cases.push_back(rms_norm_case(type, 5, 2112, 2112, false));

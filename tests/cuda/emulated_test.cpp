@@ -3,8 +3,7 @@
 // what else is watched.
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <cstring>
+#include <cstdlib>
 #include <memory>
 #include <vector>
 
@@ -36,47 +35,10 @@ class Pool {
   std::vector<std::unique_ptr<std::byte, decltype(&std::free)>> blocks_;
 };
 
-bool is_float(DType type) {
-  return type == DType::f32 || type == DType::bf16 || type == DType::f16;
-}
+class EmulatedTest : public testing::TestWithParam<test::Family> {};
 
-/// The same bits; one NaN is as good as another.
-void expect_same(const Result& a, const Result& b) {
-  ASSERT_EQ(a.view.count(), b.view.count());
-  if (std::memcmp(a.view.data, b.view.data, a.view.bytes()) == 0) return;
-  const size_t size = size_of(a.view.dtype);
-  int64_t different = 0, first = -1;
-  for (int64_t i = 0; i < a.view.count(); ++i) {
-    if (std::memcmp(a.view.data + size_t(i) * size, b.view.data + size_t(i) * size, size) == 0)
-      continue;
-    if (is_float(a.view.dtype) && std::isnan(test::get(a.view, i)) &&
-        std::isnan(test::get(b.view, i)))
-      continue;
-    if (different++ == 0) first = i;
-  }
-  if (different > 0)
-    ADD_FAILURE() << a.name << ": " << different << " of " << a.view.count()
-                  << " elements differ, first [" << first << "]: " << test::get(a.view, first)
-                  << " against " << test::get(b.view, first);
-}
-
-void expect_close(const Result& a, const Result& b) {
-  ASSERT_EQ(a.view.count(), b.view.count());
-  double difference = 0, size = 0;
-  for (int64_t i = 0; i < a.view.count(); ++i) {
-    const double x = test::get(a.view, i), y = test::get(b.view, i);
-    ASSERT_EQ(std::isfinite(x), std::isfinite(y)) << a.name << " [" << i << "]: " << x << ", " << y;
-    if (!std::isfinite(x)) continue;
-    difference += (x - y) * (x - y);
-    size += y * y;
-  }
-  EXPECT_LE(std::sqrt(difference), a.relative * std::sqrt(size)) << a.name;
-}
-
-class EmulatedTest : public testing::TestWithParam<Case> {};
-
-TEST_P(EmulatedTest, AgreesWithTheCpu) {
-  const Case& c = GetParam();
+void expect_agreement(const Case& c) {
+  SCOPED_TRACE(c.name);
   Pool pool;
   const std::unique_ptr<Backend> machine = cuda::emulation::make_backend();
   const KernelTable& kernels = machine->kernels();
@@ -101,20 +63,12 @@ TEST_P(EmulatedTest, AgreesWithTheCpu) {
   }
 }
 
-std::string name_of_case(const testing::TestParamInfo<Case>& info) {
-  return info.param.name;
+TEST_P(EmulatedTest, AgreesWithTheCpu) {
+  for (const Case& c : GetParam().cases()) expect_agreement(c);
 }
-INSTANTIATE_TEST_SUITE_P(Elementwise, EmulatedTest, testing::ValuesIn(test::elementwise_cases()),
-                         name_of_case);
-INSTANTIATE_TEST_SUITE_P(Rows, EmulatedTest, testing::ValuesIn(test::rows_cases()), name_of_case);
-INSTANTIATE_TEST_SUITE_P(Optimizer, EmulatedTest, testing::ValuesIn(test::optimizer_cases()),
-                         name_of_case);
-INSTANTIATE_TEST_SUITE_P(Matmul, EmulatedTest, testing::ValuesIn(test::matmul_cases()),
-                         name_of_case);
-INSTANTIATE_TEST_SUITE_P(Attention, EmulatedTest, testing::ValuesIn(test::attention_cases()),
-                         name_of_case);
-INSTANTIATE_TEST_SUITE_P(Quantize, EmulatedTest, testing::ValuesIn(test::quantize_cases()),
-                         name_of_case);
+
+INSTANTIATE_TEST_SUITE_P(Families, EmulatedTest, testing::ValuesIn(test::kFamilies),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
 }  // namespace qat

@@ -52,6 +52,24 @@ Case quantize_case(const QuantSpec& spec, DType type, int64_t cols) {
       }};
 }
 
+/// Rounded at random, onto a grid of its own and onto a given one, as rows of a larger tensor.
+Case stochastic_case(const QuantSpec& spec, DType type, int64_t cols) {
+  return {"stochastic_" + name_of_spec(spec, type, cols),
+          [=](const KernelTable& kernels, Stream& stream, Memory& m) {
+            constexpr int64_t kRows = 9;
+            const Shape shape{kRows, cols}, grids = grid_shape(spec, kRows, cols);
+            const View x = m.normal(shape, type, 1), codes = m.make(shape, DType::i8);
+            const View y = m.make(shape, type), scale = m.make(grids, DType::f32);
+            const View zero = spec.symmetric() ? View{} : m.make(grids, DType::f32);
+            const View step = m.make({1}, DType::i64);
+            set(step, 0, 7);
+            const RoundingNoise noise{step, 11, 5 * cols};
+            kernels.quantize.run({x, {}, {}, codes, scale, zero, spec, noise}, stream);
+            kernels.fake_quant.run({x, scale, zero, y, {}, {}, spec, noise}, stream);
+            return std::vector<Result>{{"codes", codes}, {"scale", scale}, {"y", y}};
+          }};
+}
+
 /// Values of codes, and the gradients of scales; by listed columns too.
 Case codes_case(const QuantSpec& spec, DType type, int64_t cols, bool listed) {
   return {std::string(listed ? "listed_" : "codes_") + name_of_spec(spec, type, cols),
@@ -86,6 +104,7 @@ Case trained_case(const QuantSpec& spec, DType type, int64_t cols) {
             const View kept = m.make(grids, DType::f32);
             kernels.round_scale.run({raw, scale, spec.scale_type, NegativeScale::zero}, stream);
             kernels.round_scale.run({raw, kept, spec.scale_type, NegativeScale::kept}, stream);
+            stream.wait();
             for (int64_t i = 0; i < raw.count(); ++i) set(raw, i, 0.05 + 0.01 * double(i % 7));
             const View x = m.normal(shape, type, 2), dy = m.normal(shape, type, 3);
             const View zero = spec.symmetric() ? View{} : m.integers(grids, DType::f32, 4, -3, 3);
@@ -105,7 +124,7 @@ std::vector<Case> quantize_cases() {
   for (const DType type : {DType::f32, DType::bf16}) {
     for (const int bits : {2, 4, 8})
       for (const Per per : {Per::tensor, Per::row, Per::group})
-        for (const Range range : {Range::strict, Range::full, Range::asymmetric})
+        for (const Range range : {Range::strict, Range::full, Range::stretched, Range::asymmetric})
           for (const ScaleRule rule :
                {ScaleRule::amax, ScaleRule::half_range, ScaleRule::no_clip, ScaleRule::signed_max,
                 ScaleRule::min_max, ScaleRule::mse, ScaleRule::mse_signed}) {
@@ -134,11 +153,12 @@ std::vector<Case> quantize_cases() {
     cases.push_back(quantize_case(q6_k_grid(), type, 512));
     cases.push_back(codes_case(e4m3, type, 96, false));
     for (const Per per : {Per::tensor, Per::row, Per::group})
-      for (const Range range : {Range::full, Range::asymmetric, Range::minimum}) {
+      for (const Range range : {Range::full, Range::stretched, Range::asymmetric, Range::minimum}) {
         const QuantSpec spec{4, per, 32, range, ScaleRule::min_max, ScaleType(int(per))};
         cases.push_back(codes_case(spec, type, 96, false));
         if (per == Per::group) cases.push_back(codes_case(spec, type, 96, true));
         if (range != Range::minimum) cases.push_back(trained_case(spec, type, 352));
+        cases.push_back(stochastic_case(spec, type, range == Range::full ? 352 : 96));
       }
   }
   return cases;

@@ -111,6 +111,7 @@ Case sum_squares_case(DType type, int64_t count) {
             set(broken, 0, INFINITY);
             set(broken, count - 1, NAN);
             kernels.sum_squares.run({broken, bad.as<double>()}, stream);
+            stream.wait();
             const View sum = m.make({1}, DType::f32), found = m.make({1}, DType::f32);
             set(sum, 0, out.as<double>()[0]);
             set(found, 0, bad.as<double>()[1]);

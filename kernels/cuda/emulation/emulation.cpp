@@ -189,6 +189,13 @@ int Machine::any(int predicate) {
   return any_result_;
 }
 
+void arrive(const Copy& copy) {
+  if (copy.valid)
+    std::memcpy(copy.to, copy.from, 16);
+  else
+    std::memset(copy.to, 0, 16);
+}
+
 float half_of(uint32_t pair, int half) {
   return float_of(half == 0 ? pair << 16 : pair & 0xFFFF0000u);
 }
@@ -258,10 +265,14 @@ void load_tiles(uint32_t (&r)[4], const void* row, Transposed transposed) {
   exchange("load_tiles", &nothing, 1);
 }
 
-// Copies arrive as late as they may.
+// Copies arrive as late as they may in one order and at once in the other: both who does not wait
+// for them and who starts them too early is found.
 void copy_async(void* shared, const void* global, bool valid) {
-  Thread& thread = machine().current();
-  thread.copies.push_back({shared, global, valid, thread.open_group});
+  const Copy copy{shared, global, valid, machine().current().open_group};
+  if (machine().order == Order::backward)
+    arrive(copy);
+  else
+    machine().current().copies.push_back(copy);
 }
 
 void commit_copies() {
@@ -272,13 +283,10 @@ void wait_copies(int left) {
   Thread& thread = machine().current();
   std::vector<Copy> waiting;
   for (const Copy& copy : thread.copies) {
-    if (copy.group >= thread.open_group - left) {
+    if (copy.group >= thread.open_group - left)
       waiting.push_back(copy);
-    } else if (copy.valid) {
-      std::memcpy(copy.to, copy.from, 16);
-    } else {
-      std::memset(copy.to, 0, 16);
-    }
+    else
+      arrive(copy);
   }
   thread.copies = std::move(waiting);
 }

@@ -26,7 +26,8 @@ inline constinit thread_local Index threadIdx{}, blockIdx{}, blockDim{}, gridDim
 
 namespace emulation {
 
-/// The order in which blocks, and the threads between two barriers, run.
+/// The order in which blocks, and the threads between two barriers, run; asynchronous copies arrive
+/// at their wait going forward, and at once going backward.
 enum class Order { forward, backward };
 void set_order(Order order);
 
