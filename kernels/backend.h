@@ -4,11 +4,18 @@
 #pragma once
 
 #include <memory>
+#include <stdexcept>
 #include <string>
 
 #include "kernels/kernels.h"
 
 namespace qat {
+
+/// The device failed in mid-run: what it holds cannot be trusted, and nothing is saved.
+class DeviceError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
 
 class Backend {
  public:

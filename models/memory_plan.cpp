@@ -104,7 +104,7 @@ TrainingMemory plan_training_memory(const TrainingSpec& spec, const TrainerSetti
   memory.bytes[Category::moments] += 2 * scales;
   memory.bytes[Category::state] =
       size_t(spec.config.max_positions * spec.config.head_dim) * sizeof(float) + codes_bytes(spec);
-  memory.bytes[Category::inputs] = size_t(spec.build.tokens()) * 4 * sizeof(int32_t) + 4;
+  memory.bytes[Category::inputs] = size_t(spec.build.tokens()) * 4 * sizeof(int32_t) + 4 + 16;
   for (const int64_t enabled : {int64_t{0}, spec.config.layers / 2, spec.config.layers}) {
     const TrainingGraph training = build_training_graph(spec, first_layers(enabled));
     std::vector<Id> results = {training.sums};

@@ -112,6 +112,7 @@ void Program::run_phase(Phase phase, Stream& stream, const RunState& state) {
     const auto start = std::chrono::steady_clock::now();
     bound.launch(stream, state);
     if (times_) {
+      stream.wait();
       const double seconds =
           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       const std::string name = graph_.nodes[size_t(bound.node)].op->name;
@@ -122,12 +123,14 @@ void Program::run_phase(Phase phase, Stream& stream, const RunState& state) {
       ++found->calls;
     }
   }
+  stream.wait();
 }
 
 std::string Program::first_not_finite(Stream& stream, const RunState& state) {
   for (const Phase phase : {Phase::prologue, Phase::body})
     for (const Bound& bound : launches_[size_t(phase)]) {
       bound.launch(stream, state);
+      stream.wait();
       if (std::string found = not_finite_in(bound.node); !found.empty()) return found;
     }
   return "";

@@ -24,6 +24,8 @@ class Program {
   static Program compile(Graph graph, const std::vector<Id>& results, Store& store,
                          const KernelTable& kernels, const CompileOptions& options = {});
 
+  // Each of these returns when its kernels have run: inputs may be changed and results read.
+
   /// What depends on parameters only: call once before the micro-batches of a step.
   void run_prologue(Stream& stream);
   void run_body(Stream& stream, const RunState& state);

@@ -1,7 +1,5 @@
 #include "engine/runtime/store.h"
 
-#include <sys/mman.h>
-
 #include "engine/core/error.h"
 
 namespace qat {
@@ -28,36 +26,39 @@ const char* name_of(Category category) {
   return "?";
 }
 
-// Anonymous mappings: zero-filled, page aligned, given back at once, and large ones use huge pages.
 struct Store::Buffer {
-  Buffer(Shape shape, DType dtype, Category category) : category(category) {
+  Buffer(Backend* backend, Shape shape, DType dtype, Category category)
+      : category(category), backend(backend) {
     view = View{nullptr, shape, dtype};
-    mapped = std::max<size_t>(view.bytes(), 1);
-    void* memory =
-        mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED)
+    view.data = backend ? backend->allocate(view.bytes()) : allocate_host(view.bytes());
+    if (view.data == nullptr)
       refuse(
-          "out of memory: {} MiB wanted for {}; lower train.micro_batch or data.sequence, or set "
+          "out of memory{}: {} MiB wanted for {}; lower train.micro_batch or data.sequence, or set "
           "train.recompute: block",
-          mapped >> 20, name_of(category));
-    if (mapped >= (4u << 20)) madvise(memory, mapped, MADV_HUGEPAGE);
-    view.data = static_cast<std::byte*>(memory);
+          backend ? std::string(" of ") + backend->name() : "", view.bytes() >> 20,
+          name_of(category));
   }
-  ~Buffer() { munmap(view.data, mapped); }
+  ~Buffer() {
+    if (backend)
+      backend->release(view.data, view.bytes());
+    else
+      release_host(view.data, view.bytes());
+  }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
 
   View view;
   Category category;
-  size_t mapped;
+  Backend* backend;
 };
 
-Store::Store() = default;
+Store::Store() : Store(nullptr) {}
+Store::Store(Backend* backend) : backend_(backend) {}
 Store::~Store() = default;
 
 View Store::make(const std::string& name, Shape shape, DType dtype, Category category) {
   auto& buffer = buffers_[name];
-  if (!buffer) buffer = std::make_unique<Buffer>(shape, dtype, category);
+  if (!buffer) buffer = std::make_unique<Buffer>(backend_, shape, dtype, category);
   if (buffer->view.shape != shape || buffer->view.dtype != dtype)
     internal_error("store: {} exists with another shape or dtype", name);
   return buffer->view;
@@ -87,7 +88,7 @@ Category Store::category(const std::string& name) const {
 View Store::arena(size_t bytes) {
   if (!arena_ || arena_->view.bytes() < bytes) {
     arena_.reset();
-    arena_ = std::make_unique<Buffer>(Shape{int64_t(bytes)}, DType::u8, Category::arena);
+    arena_ = std::make_unique<Buffer>(backend_, Shape{int64_t(bytes)}, DType::u8, Category::arena);
   }
   return arena_->view;
 }

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/view.h"
+#include "kernels/backend.h"
 
 namespace qat {
 
@@ -19,8 +19,12 @@ const char* name_of(Category category);
 
 class Store {
  public:
+  /// Buffers lie in the host's memory.
   Store();
+  /// Buffers lie in the backend's memory, which has to outlive the Store.
+  explicit Store(Backend* backend);
   ~Store();
+  Backend* backend() const { return backend_; }
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
 
@@ -49,6 +53,7 @@ class Store {
 
  private:
   struct Buffer;
+  Backend* backend_;
   std::map<std::string, std::unique_ptr<Buffer>> buffers_;
   std::unique_ptr<Buffer> arena_;
 };

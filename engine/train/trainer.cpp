@@ -13,6 +13,10 @@
 
 namespace qat {
 
+namespace {
+constexpr const char* kGradientNorm = "gradient_norm";
+}  // namespace
+
 Trainer::Trainer(const TrainerSettings& settings, Store& store, const KernelTable& kernels,
                  Stream& stream, const std::vector<std::string>& trained, NextBatch next_batch,
                  BuildGraph build, LayersAt layers_at, LearningRateAt learning_rate_at)
@@ -172,10 +176,14 @@ StepResult Trainer::step() {
   program_->run_epilogue(stream_);
 
   std::vector<TrainedParameter> parameters;
-  double norm[2] = {0, 0};
+  // The sum, and how many are not finite, where kernels of any backend can write them.
+  const View written = store_.make(kGradientNorm, {2}, DType::i64, Category::inputs);
+  auto* norm = written.as<double>();
+  norm[0] = norm[1] = 0.0;
   std::string first_bad;
   for (const ParameterGradient& g : gradients_) {
     if (const View own = owned(g)) kernels_.sum_squares.run({own, norm}, stream_);
+    stream_.wait();
     if (norm[1] > 0 && first_bad.empty()) first_bad = g.name;
     parameters.push_back({g.name, store_.get(g.name), program_->view(g.gradient),
                           joined_at_ ? joined_at_(g.name) : 0});
@@ -207,6 +215,7 @@ StepResult Trainer::step() {
     const double scale = clip > 0 && result.grad_norm > clip ? clip / result.grad_norm : 1.0;
     const auto update = Clock::now();
     optimizer_.update(parameters, finished_ + 1, result.learning_rate, scale, stream_);
+    stream_.wait();
     result.optimizer_seconds = seconds_since(update);
   }
   ++finished_;

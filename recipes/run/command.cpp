@@ -18,6 +18,8 @@
 #include <optional>
 #include <string>
 
+#include "kernels/backend.h"
+
 namespace qat {
 namespace {
 
@@ -46,6 +48,8 @@ Outcome outcome_of(const std::function<Exit()>& work) {
     return {};
   } catch (const Error& error) {
     return {int(error.code()), error.what()};
+  } catch (const DeviceError& error) {
+    return {int(Exit::rank_failed), error.what()};
   } catch (const std::bad_alloc&) {
     return {int(Exit::refused), "out of memory"};
   } catch (const std::exception& error) {

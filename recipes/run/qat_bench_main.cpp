@@ -15,6 +15,7 @@
 #include "models/decoder.h"
 #include "models/graphs.h"
 #include "recipes/run/all_reduce_bench.h"
+#include "recipes/run/backend.h"
 #include "recipes/run/command.h"
 #include "recipes/run/training_setup.h"
 
@@ -23,6 +24,7 @@ namespace {
 
 struct BenchOptions {
   std::string shape = "smol135m", mode = "w8a8", recompute = "cheap", master = "fp32";
+  std::string backend = "cpu";
   int64_t batch = 2, sequence = 512, micro_batch = 0, steps = 8, warmup = 2;
   int state_bits = 32, threads = 0, zero_stage = 0;
   bool kl = false, profile = false;
@@ -86,8 +88,14 @@ Exit bench(const BenchOptions& options) {
   if (options.batch % ranks->size() != 0)
     refuse("--batch: {} does not divide over {} ranks", options.batch, ranks->size());
   const ModelConfig config = shape_named(options.shape);
-  Stream stream(options.threads > 0 ? options.threads : default_threads(*ranks));
-  Store store;
+  const std::unique_ptr<Backend> backend =
+      make_backend(options.backend == "cuda"   ? recipe::Backend::cuda
+                   : options.backend == "auto" ? recipe::Backend::automatic
+                                               : recipe::Backend::cpu,
+                   options.threads);
+  Stream& stream = backend->stream();
+  const KernelTable& kernels = backend->kernels();
+  Store store(backend.get());
   const DType master = options.master == "fp32" ? DType::f32 : DType::bf16;
   initialize_parameters(config, store, 0.02f, 1, master);
   fill_rope_table(config, store, "");
@@ -100,7 +108,7 @@ Exit bench(const BenchOptions& options) {
   spec.build.weight_dtype = master;
   spec.teacher_weights = spec.build.dtype;
   spec.plan = plan_of(config, options.mode);
-  spec.groups = group_scales_of(cpu_kernels());
+  spec.groups = group_scales_of(kernels);
   spec.recompute = options.recompute == "off"     ? Recompute::off
                    : options.recompute == "block" ? Recompute::block
                                                   : Recompute::cheap;
@@ -116,9 +124,10 @@ Exit bench(const BenchOptions& options) {
       if (dtype == from.dtype)
         std::memcpy(to.data, from.data, from.bytes());
       else
-        cpu_kernels().cast.run({from, to}, stream);
+        kernels.cast.run({from, to}, stream);
     }
   }
+  stream.wait();
   spec.sharding = {ranks.get(), ZeroStage(options.zero_stage), {}};
   spec.sharding.partitions =
       deal_parameters(spec, expected_tensors(config), spec.sharding.stage, ranks->size());
@@ -131,7 +140,7 @@ Exit bench(const BenchOptions& options) {
   settings.optimizer.state_bits = options.state_bits;
   uint64_t step = 0;
   Trainer trainer(
-      settings, store, cpu_kernels(), stream, spec.trained,
+      settings, store, kernels, stream, spec.trained,
       [&](int64_t rows) {
         return random_batch(config, rows / ranks->size(), options.sequence, step++, *ranks);
       },
@@ -164,13 +173,15 @@ Exit bench(const BenchOptions& options) {
       {"recompute", options.recompute},
       {"threads", stream.threads()},
       {"isa", cpu_isa()},
+      {"backend", backend->name()},
+      {"device", backend->description()},
       {"tokens_per_s", double(options.batch * options.sequence) / median},
       {"step_ms", median * 1e3},
       {"step_ms_best", seconds.front() * 1e3},
       {"optimizer_ms", optimizer_seconds[optimizer_seconds.size() / 2] * 1e3},
       {"peak_memory_bytes", usage.ru_maxrss * int64_t{1024}},
       {"gflops", flops / 1e9},
-      {"peak_gflops", measured_peak(spec.build.dtype, cpu_kernels(), stream) / 1e9}};
+      {"peak_gflops", measured_peak(spec.build.dtype, *backend) / 1e9}};
   if (ranks->size() > 1) {
     line["ranks"] = ranks->size();
     line["zero_stage"] = options.zero_stage;
@@ -212,6 +223,7 @@ int main(int argc, char** argv) {
   app.add_option("--threads", options.threads, "0: all");
   app.add_option("--zero-stage", options.zero_stage, "among several ranks, started by mpirun")
       ->check(CLI::Range(0, 3));
+  app.add_option("--backend", options.backend)->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   app.add_flag("--profile", options.profile, "also print the time by operation on stderr");
   std::vector<int64_t> all_reduce;
   app.add_option(

@@ -118,7 +118,7 @@ void RunEvaluation::samples(const StageModel& model, json& results) {
 void RunEvaluation::compare(const StageModel& model, const ModelSource& source,
                             const TokenizeOptions& tokenize, json& results) {
   if (!recipe_.evaluate.has(recipe::Metric::agreement)) return;
-  Store store;
+  Store store(model.store.backend());
   load_parameters(source, store, "", DType::f32, Category::masters);
   fill_rope_table(source.config(), store, "");
   const QuantPlan none;

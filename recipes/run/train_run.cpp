@@ -33,6 +33,7 @@
 #include "models/scaling.h"
 #include "models/tokenizer/chat_template.h"
 #include "recipes/run/adapter_setup.h"
+#include "recipes/run/backend.h"
 #include "recipes/run/checkpointing.h"
 #include "recipes/run/exporting.h"
 #include "recipes/run/finish.h"
@@ -80,15 +81,24 @@ double seconds_of(const Work& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+// One GPU a run: ranks share their work on the processor.
+std::unique_ptr<Backend> backend_of_run(const recipe::Recipe& recipe, const Communicator& ranks) {
+  const int threads = recipe.threads > 0 ? int(recipe.threads) : default_threads(ranks);
+  return make_backend(ranks.size() > 1 ? recipe::Backend::cpu : recipe.backend, threads);
+}
+
 class TrainRun {
  public:
   TrainRun(const recipe::Recipe& recipe, const std::string& command, Communicator& ranks)
       : recipe_(recipe),
         command_(command),
         ranks_(ranks),
-        stream_(recipe.threads > 0 ? int(recipe.threads) : default_threads(ranks)),
-        kernels_(cpu_kernels()),
+        backend_(backend_of_run(recipe, ranks)),
+        stream_(backend_->stream()),
+        kernels_(backend_->kernels()),
+        host_(recipe.threads > 0 ? int(recipe.threads) : default_threads(ranks)),
         time_limit_(recipe.checkpoint.time_limit, std::getenv("SLURM_JOB_END_TIME")),
+        store_(backend_.get()),
         directory_(recipe.out) {}
 
   void dry_run() {
@@ -169,8 +179,11 @@ class TrainRun {
   const std::string command_;
   Communicator& ranks_;
   RunHealth* health_ = nullptr;  ///< of a run; a plan has none
-  Stream stream_;
+  const std::unique_ptr<Backend> backend_;
+  Stream& stream_;
   const KernelTable& kernels_;
+  /// Of the processor, for what works on the host's own memory: solvers, adapters, exports.
+  Stream host_;
   TimeLimit time_limit_;
   Store store_;
   std::string run_id_;
@@ -328,8 +341,8 @@ void TrainRun::describe() {
   for (const recipe::ExportFormat format : recipe_.exports)
     for (const std::string& warning : kernel_warnings(format, quant_.plan, config_))
       log::warn("{}", warning);
-  log::info("recipe {}  backend cpu ({}, {} threads)", recipe::recipe_hash(recipe_), cpu_isa(),
-            stream_.threads());
+  log::info("recipe {}  backend {} ({})", recipe::recipe_hash(recipe_), backend_->name(),
+            backend_->description());
   if (ranks_.size() > 1)
     log::info("ranks: {}; ZeRO stage {}, {} sequences of the batch each", ranks_.describe(),
               recipe_.train.zero_stage, recipe_.train.batch / ranks_.size());
@@ -384,7 +397,7 @@ void TrainRun::load_weights() {
   else
     initialize_parameters(config_, store_, float(recipe_.model.initializer_range), recipe_.seed,
                           masters);
-  if (recipe_.quantize.rotation.any()) rotate(config_, recipe_.seed, store_, stream_);
+  if (recipe_.quantize.rotation.any()) rotate(config_, recipe_.seed, store_, host_);
   if (recipe_.distill.teacher.word == recipe::TeacherKind::self)
     load_parameters(*source_, store_, kTeacherPrefix, recipe_.dtype, Category::teacher);
   if (teacher_)
@@ -403,12 +416,12 @@ void TrainRun::load_weights() {
 
 // The base from the source; the adapters as they start, which a checkpoint may replace.
 void TrainRun::load_adapters(DType matrices) {
-  load_base(*source_, adapters_, matrices, store_, kernels_, stream_);
+  load_base(*source_, adapters_, matrices, store_, cpu_kernels(), host_);
   base_ = base_identity(store_);
   if (recipe_.adapter.from.word == recipe::AdapterStart::path)
-    load_peft(recipe_.adapter.from.path, adapters_, config_, store_, kernels_, stream_);
+    load_peft(recipe_.adapter.from.path, adapters_, config_, store_, cpu_kernels(), host_);
   else
-    initialize_adapters(adapters_, config_, recipe_.seed, store_, kernels_, stream_);
+    initialize_adapters(adapters_, config_, recipe_.seed, store_, cpu_kernels(), host_);
 }
 
 std::string TrainRun::describe_adapters() const {
@@ -433,7 +446,7 @@ void TrainRun::make_trainer() {
       [this](int64_t step) { return layers_at(*quant_schedule_, step); },
       [this](int64_t step) { return schedule_->at(step); });
   start_scales_as_layers_join(quant_.plan, *quant_schedule_, prepare_options(recipe_).scale_start,
-                              store_, kernels_, stream_, *trainer_);
+                              store_, cpu_kernels(), host_, *trainer_);
   trainer_->resume_at(resumed_);
   double bytes[1] = {double(checkpoint_bytes(checkpoint_tensors(store_, sharding_)))};
   ranks_.all_reduce(std::span<double>(bytes));
@@ -477,7 +490,7 @@ bool TrainRun::resume() {
   if (!found) return false;
   if (!adapters_.empty()) check_base(*found, base_, source_->path());
   restore_everything(*found, trained_tensors(adapters_, config_, quant_.plan), sharding_, store_);
-  if (!adapters_.empty()) put_masters_on_codes(quant_.plan, store_, kernels_, stream_);
+  if (!adapters_.empty()) put_masters_on_codes(quant_.plan, store_, cpu_kernels(), host_);
   const json& state = found->state();
   results_ = state.at("results");
   if (data_ && state.contains("data")) {
@@ -567,7 +580,7 @@ void TrainRun::before_training() {
                                   recipe_.quantize.calibrate.samples, kCalibrationRows);
   }
   const MeasuredModel model{
-      config_, store_, kernels_, stream_, recipe_.dtype, master_dtype(recipe_), &adapters_};
+      config_, store_, cpu_kernels(), host_, recipe_.dtype, master_dtype(recipe_), &adapters_};
   std::vector<Batch> looked_at = batches;
   if (looked_at.empty() && data_) {
     Dataset samples = *data_;
@@ -709,7 +722,7 @@ StepLogOptions TrainRun::step_log_options() {
           .every = recipe_.train.log_every,
           .step_tokens = double(recipe_.train.batch * recipe_.data.sequence),
           .flops = flops_per_token(config_, teacher_config_, recipe_.data.sequence),
-          .peak = measured_peak(recipe_.dtype, kernels_, stream_) * double(ranks_.size()),
+          .peak = measured_peak(recipe_.dtype, *backend_) * double(ranks_.size()),
           .layers = int(config_.layers),
           .has_teacher = teacher_config_.has_value()};
 }
@@ -774,22 +787,25 @@ void TrainRun::finish() {
     evaluate("trained", adapters_.empty() ? "trained" : "with adapter", {});
   health_->at(recipe_.train.steps, RunStage::finish);
   if (!leads()) return;
-  FinishInputs inputs{.recipe = recipe_,
-                      .config = config_,
-                      .config_json = config_json(),
-                      .source = source_ ? source_->path() : "",
-                      .tokenizer = *tokenizer_,
-                      .chat_template = chat_template_,
-                      .plan = quant_.plan,
-                      .adapters = adapters_,
-                      .store = store_,
-                      .kernels = kernels_,
-                      .stream = stream_,
-                      .results = results_,
-                      .skipped_steps = skipped,
-                      .facts = {{"memory", memory_json(memory_ ? &*memory_ : nullptr)},
-                                {"program", program_json(command_)},
-                                {"machine", {{"cpu", cpu_isa()}, {"threads", stream_.threads()}}}}};
+  FinishInputs inputs{
+      .recipe = recipe_,
+      .config = config_,
+      .config_json = config_json(),
+      .source = source_ ? source_->path() : "",
+      .tokenizer = *tokenizer_,
+      .chat_template = chat_template_,
+      .plan = quant_.plan,
+      .adapters = adapters_,
+      .store = store_,
+      .kernels = cpu_kernels(),
+      .stream = host_,
+      .results = results_,
+      .skipped_steps = skipped,
+      .facts = {
+          {"memory", memory_json(memory_ ? &*memory_ : nullptr)},
+          {"program", program_json(command_)},
+          {"machine",
+           {{"backend", backend_->name()}, {"cpu", cpu_isa()}, {"threads", host_.threads()}}}}};
   finish_run(inputs);
 }
 
@@ -821,8 +837,8 @@ Exit train(const recipe::Recipe& recipe, DryRun dry_run, const std::string& comm
            RunHealth& health) {
   // What all ranks would say the first says.
   if (health.ranks().rank() > 0) spdlog::set_level(spdlog::level::off);
-  if (recipe.backend == recipe::Backend::cuda)
-    refuse("backend: cuda: this build has no CUDA backend; use auto or cpu");
+  if (health.ranks().size() > 1 && recipe.backend == recipe::Backend::cuda)
+    refuse("backend: cuda: several ranks train on the processor only; use auto or cpu");
   TrainRun run(recipe, command, health.ranks());
   if (dry_run == DryRun::yes) {
     run.dry_run();

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <map>
+#include <string_view>
 
 #include "engine/core/error.h"
 #include "models/adapter.h"
@@ -291,20 +292,22 @@ double flops_per_token(const ModelConfig& config, const std::optional<ModelConfi
          (teacher ? forward_flops(*teacher, sequence) : 0.0);
 }
 
-double measured_peak(DType dtype, const KernelTable& kernels, Stream& stream) {
-  constexpr int64_t kSize = 2048;
-  Store store;
-  const View a = store.make("a", {kSize, kSize}, dtype, Category::state);
-  const View b = store.make("b", {kSize, kSize}, dtype, Category::state);
-  const View c = store.make("c", {kSize, kSize}, dtype, Category::state);
+double measured_peak(DType dtype, Backend& backend) {
+  const int64_t size = std::string_view(backend.name()) == "cpu" ? 2048 : 8192;
+  Store store(&backend);
+  const View a = store.make("a", {size, size}, dtype, Category::state);
+  const View b = store.make("b", {size, size}, dtype, Category::state);
+  const View c = store.make("c", {size, size}, dtype, Category::state);
+  Stream& stream = backend.stream();
   double best = 1e30;
   for (int i = 0; i < 4; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    kernels.matmul.run({a, b, c, MatmulForm::nt, false}, stream);
+    backend.kernels().matmul.run({a, b, c, MatmulForm::nt, false}, stream);
+    stream.wait();
     best = std::min(
         best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
-  return 2.0 * kSize * kSize * kSize / best;
+  return 2.0 * double(size) * double(size) * double(size) / best;
 }
 
 }  // namespace qat

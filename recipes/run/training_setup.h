@@ -47,6 +47,6 @@ double flops_per_token(const ModelConfig& config, const std::optional<ModelConfi
                        int64_t sequence);
 
 /// Floating-point operations a second of the best of a few square matmuls.
-double measured_peak(DType dtype, const KernelTable& kernels, Stream& stream);
+double measured_peak(DType dtype, Backend& backend);
 
 }  // namespace qat

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "engine/ptq/trained_scales.h"
+#include "kernels/cuda/emulation/backend.h"
 #include "kernels/quant_math.h"
 #include "tests/models/golden.h"
 
@@ -49,14 +50,17 @@ QuantPlan plan_of(const ModelConfig& config, const GoldenRun& setup) {
 }
 
 // The trainer's own step order, with gradients looked at after the first step.
-Outcome train(const GoldenRun& setup, const Switches& switches, DType dtype = DType::f32) {
+Outcome train(const GoldenRun& setup, const Switches& switches, DType dtype = DType::f32,
+              std::unique_ptr<Backend> backend = make_cpu_backend()) {
   const auto file = Safetensors::open_file(golden::path("training/tokens.safetensors"));
   const std::vector<int32_t> tokens = golden::ints(*file, "tokens");
   std::ifstream text(golden::path("training/training.json"));
   const nlohmann::json settings = nlohmann::json::parse(text).at("optimizer");
 
   const auto source = ModelSource::open(golden::path("llama"));
-  Store store;
+  const KernelTable& kernels = backend->kernels();
+  Stream& stream = backend->stream();
+  Store store(backend.get());
   load_parameters(*source, store, "", DType::f32, Category::masters);
   fill_rope_table(source->config(), store, "");
   TrainingSpec spec;
@@ -74,22 +78,22 @@ Outcome train(const GoldenRun& setup, const Switches& switches, DType dtype = DT
   spec.build.sequence = kLength;
   spec.build.dtype = dtype;
   if (setup.quantized) spec.plan = plan_of(spec.config, setup);
-  Stream stream;
+  Stream host;
   start_trained_scales(
       spec.plan, ScaleStart::rule, [](const std::string&) { return true; }, store, cpu_kernels(),
-      stream);
+      host);
   for (const SourceTensor& t : source->tensors()) spec.trained.push_back(t.name);
   for (const SourceTensor& t : scale_tensors(spec.plan, spec.config))
     spec.trained.push_back(t.name);
   spec.recompute = switches.recompute;
   spec.fuse = switches.fuse;
-  spec.groups = group_scales_of(cpu_kernels());
+  spec.groups = group_scales_of(kernels);
   spec.hoist = switches.hoist;
 
   TrainingGraph training = build_training_graph(spec, all_layers(spec.config));
   std::vector<Id> results = {training.sums};
   for (const ParameterGradient& g : training.gradients) results.push_back(g.gradient);
-  Program program = Program::compile(std::move(training.graph), results, store, cpu_kernels(),
+  Program program = Program::compile(std::move(training.graph), results, store, kernels,
                                      {.planning = switches.planning});
   const OptimizerSettings optimizer_settings{
       .beta1 = settings.at("beta1").get<float>(),
@@ -97,7 +101,7 @@ Outcome train(const GoldenRun& setup, const Switches& switches, DType dtype = DT
       .eps = settings.at("eps").get<float>(),
       .weight_decay = settings.at("weight_decay_matrices").get<float>(),
       .scale_rate = 10.0};
-  Optimizer optimizer(store, cpu_kernels(), optimizer_settings, spec.trained);
+  Optimizer optimizer(store, kernels, optimizer_settings, spec.trained);
   Outcome outcome;
   for (int64_t step = 0; step < kSteps; ++step) {
     store.get(kInvTokens).as<float>()[0] = 1.0f / float(kSequences * kLength);
@@ -120,11 +124,13 @@ Outcome train(const GoldenRun& setup, const Switches& switches, DType dtype = DT
     }
     program.run_epilogue(stream);
     outcome.losses.push_back(loss / double(kSequences * kLength));
-    double norm[2] = {0, 0};
+    auto* norm = store.make("norm", {2}, DType::i64, Category::inputs).as<double>();
+    norm[0] = norm[1] = 0.0;
     std::vector<TrainedParameter> parameters;
     for (const ParameterGradient& g : training.gradients) {
       const View view = program.view(g.gradient);
-      cpu_kernels().sum_squares.run({view, norm}, stream);
+      kernels.sum_squares.run({view, norm}, stream);
+      stream.wait();
       parameters.push_back({g.name, store.get(g.name), view});
       if (step == 0)
         outcome.gradients[g.name].assign(view.as<float>(), view.as<float>() + view.count());
@@ -133,6 +139,7 @@ Outcome train(const GoldenRun& setup, const Switches& switches, DType dtype = DT
     const double clip = settings.at("clip").get<double>();
     optimizer.update(parameters, step + 1, settings.at("learning_rate").get<double>(),
                      std::min(1.0, clip / outcome.norms.back()), stream);
+    stream.wait();
   }
   for (const std::string& name : spec.trained) {
     const View view = store.get(name);
@@ -141,13 +148,16 @@ Outcome train(const GoldenRun& setup, const Switches& switches, DType dtype = DT
   return outcome;
 }
 
-class GoldenStep : public testing::TestWithParam<GoldenRun> {};
+class GoldenStep : public testing::TestWithParam<GoldenRun> {
+ protected:
+  void expect_golden(std::unique_ptr<Backend> backend);
+};
 
-TEST_P(GoldenStep, MatchesPyTorch) {
+void GoldenStep::expect_golden(std::unique_ptr<Backend> backend) {
   const GoldenRun setup = GetParam();
   std::ifstream text(golden::path("training/training.json"));
   const nlohmann::json expected = nlohmann::json::parse(text).at("runs").at(setup.run);
-  const Outcome got = train(setup, {.fuse = Switch::off});
+  const Outcome got = train(setup, {.fuse = Switch::off}, DType::f32, std::move(backend));
   ASSERT_EQ(got.losses.size(), 5u);
   const double tolerance = setup.quantized ? 2e-3 : 1e-5;
   for (size_t i = 0; i < 5; ++i) {
@@ -169,6 +179,20 @@ TEST_P(GoldenStep, MatchesPyTorch) {
     EXPECT_LT(golden::distance(parameter.data(), golden::floats(*file, "parameter." + name)),
               setup.quantized ? 2e-2 : 1e-5)
         << name;
+}
+
+TEST_P(GoldenStep, MatchesPyTorch) {
+  expect_golden(make_cpu_backend());
+}
+
+TEST_P(GoldenStep, MatchesPyTorchOnTheEmulatedGpu) {
+  expect_golden(cuda::emulation::make_backend());
+}
+
+TEST_P(GoldenStep, MatchesPyTorchOnTheGpu) {
+  CudaBackend cuda = open_cuda_backend();
+  if (!cuda.backend) GTEST_SKIP() << cuda.reason;
+  expect_golden(std::move(cuda.backend));
 }
 
 INSTANTIATE_TEST_SUITE_P(Runs, GoldenStep,
@@ -222,6 +246,25 @@ TEST(Stochastic, RoundsAnewEachStepBySeed) {
   EXPECT_NE(train(other, {}).losses[0], one.losses[0]);
   EXPECT_NE(train(kClippingRun, {}).losses[0], one.losses[0]);
 }
+
+// The passes promise their bits on every backend: in bf16 and with integer products too.
+class SameBitsOnGpu : public testing::TestWithParam<DType> {};
+
+TEST_P(SameBitsOnGpu, RecomputeHoistAndPlanning) {
+  const auto run = [&](const Switches& switches) {
+    return train(kInt8Run, switches, GetParam(), cuda::emulation::make_backend());
+  };
+  const Outcome plain = run({Recompute::off, Switch::on, Switch::off, Planning::no_reuse});
+  const Outcome other = run({Recompute::block, Switch::on, Switch::on, Planning::reuse});
+  EXPECT_EQ(other.losses, plain.losses);
+  EXPECT_EQ(other.gradients, plain.gradients);
+  EXPECT_EQ(other.parameters, plain.parameters);
+  const Outcome cpu = train(kInt8Run, {}, GetParam());
+  EXPECT_NEAR(plain.losses[0], cpu.losses[0], 2e-3 * cpu.losses[0]);
+}
+
+INSTANTIATE_TEST_SUITE_P(DTypes, SameBitsOnGpu, testing::Values(DType::f32, DType::bf16),
+                         [](const auto& info) { return std::string(name_of(info.param)); });
 
 // Where nothing saturates, the gradient of a matrix on its grid is the master's, and LSQ's is known
 // from it.
