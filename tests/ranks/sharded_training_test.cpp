@@ -32,6 +32,7 @@ struct Way {
   int ranks = 1;
   ZeroStage stage = ZeroStage::none;
   int64_t micro_batch = 1;
+  int64_t poisoned_step = -1;  ///< in which the last rank computes NaN
 };
 
 struct Outcome {
@@ -117,8 +118,13 @@ void train_on(Communicator& ranks, const Model& model, const Way& way,
       [&](int64_t done) { return done < 1 ? EnabledLayers{} : all_layers(spec.config); },
       [](int64_t) { return 1e-3; });
   std::vector<double> losses, norms;
+  float* rope = store.get(kRopeTable).as<float>();
+  const float sound = rope[0];
   for (; step < kSteps; ++step) {
+    if (ranks.rank() == ranks.size() - 1)
+      rope[0] = step == way.poisoned_step ? std::nanf("") : sound;
     const StepResult result = trainer.step();
+    EXPECT_EQ(result.skipped, step == way.poisoned_step) << "rank " << ranks.rank();
     losses.push_back(result.loss);
     norms.push_back(result.grad_norm);
   }
@@ -195,6 +201,22 @@ INSTANTIATE_TEST_SUITE_P(
                           .rounding_seed = 5},
                     Model{.name = "biases", .quantized = true, .source = "qwen2"}),
     [](const auto& info) { return std::string(info.param.name); });
+
+// All skip the step of one, whatever they hold of the weights: those of every rank stay finite.
+TEST(ShardedFaults, fault_C10_NaNOnOneRank) {
+  for (const ZeroStage stage : {ZeroStage::none, ZeroStage::moments, ZeroStage::weights}) {
+    const Outcome outcome = train({"w8a8", true}, {2, stage, 2, 2});
+    EXPECT_FALSE(std::isfinite(outcome.losses[2]));
+    EXPECT_TRUE(std::isfinite(outcome.losses[3]));
+    for (const auto& [name, bytes] : outcome.parameters) {
+      std::vector<float> values(bytes.size() / sizeof(float));
+      std::memcpy(values.data(), bytes.data(), bytes.size());
+      EXPECT_TRUE(std::all_of(values.begin(), values.end(), [](float v) {
+        return std::isfinite(v);
+      })) << name;
+    }
+  }
+}
 
 // As the plan says before anything is allocated.
 TEST(ShardedMemory, EachStageHoldsLessOfOneKindMore) {
