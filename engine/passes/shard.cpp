@@ -196,28 +196,41 @@ class Sharder {
     return found == renamed_.end() ? id : found->second;
   }
 
-  // Every matrix that the node reads is there by rows, and it works row by row.
-  bool stays_by_rows(const Node& node) const {
-    if (!node.op->row_wise || !node.op->row_wise(node)) return false;
-    bool any = false;
+  // The rows that the node works on, where it works row by row and every matrix that it reads is
+  // there by them or, a state (a grid that was found before training), can be cut to them.
+  const Partition* rows_it_stays_on(const Node& node) const {
+    if (!node.op->row_wise || !node.op->row_wise(node)) return nullptr;
+    const Partition* rows = nullptr;
+    for (const Id in : node.inputs)
+      if (in != kNone && piece(in)) rows = piece(in);
+    if (!rows) return nullptr;
     for (const Id in : node.inputs) {
-      if (in == kNone) continue;
-      if (piece(in))
-        any = true;
-      else if (graph_.value(in).shape.rank() > 1)
-        return false;
+      if (in == kNone || piece(in) || graph_.value(in).shape.rank() < 2) continue;
+      const Value& value = graph_.value(in);
+      if (value.kind != Kind::state || value.shape[0] != rows->rows()) return nullptr;
     }
-    return any;
+    return rows;
+  }
+
+  Id own_rows_of(Id state, const Partition& rows, const std::string& path) {
+    const auto found = cut_.find(state);
+    if (found != cut_.end()) return found->second;
+    const Id own = graph_.add_value(graph_.value(state));
+    graph_.value(own).kind = Kind::activation;
+    make_piece(own, rows);
+    append(kTakeRows, {state}, {own}, DealtRows{sharding_.ranks, rows}, path);
+    return cut_[state] = own;
   }
 
   void take(Node& node) {
     for (Id& in : node.inputs)
       if (in != kNone) in = renamed(in);
-    if (phase_ != Phase::body && stays_by_rows(node)) {
-      const Partition* rows = nullptr;
-      for (const Id in : node.inputs)
-        if (in != kNone && piece(in)) rows = piece(in);
+    const Partition* rows = phase_ != Phase::body ? rows_it_stays_on(node) : nullptr;
+    if (rows) {
       const Partition held = *rows;
+      for (Id& in : node.inputs)
+        if (in != kNone && !piece(in) && graph_.value(in).shape.rank() > 1)
+          in = own_rows_of(in, held, node.path);
       for (const Id out : node.outputs)
         if (out != kNone) {
           make_piece(out, held);
@@ -262,6 +275,7 @@ class Sharder {
   const Sharding& sharding_;
   Phase phase_ = Phase::prologue;
   std::map<Id, Partition> pieces_;
+  std::map<Id, Id> cut_;            ///< state -> its own rows
   std::set<Id> summed_rows_;        ///< gradients of which only the own rows are summed
   std::map<Id, Id> gathered_;       ///< dealt value -> all of it, for the whole step
   std::map<Id, Id> renamed_;        ///< accumulator -> its sum over the ranks

@@ -25,6 +25,11 @@ std::vector<std::string> result_table(const json& results) {
     const auto row = [&](const char* key, const char* label) {
       if (!results.contains(key)) return 0.0;
       const double p = results.at(key).at(path).at("perplexity");
+      if (results.at(key).at(path).at("tokens") != source.at("tokens")) {
+        lines.push_back(fmt::format("  {:<22}{:>12.4f}  of {} tokens: not to be compared", label, p,
+                                    results.at(key).at(path).at("tokens").get<int64_t>()));
+        return 0.0;
+      }
       lines.push_back(
           fmt::format("  {:<22}{:>12.4f}{:>+11.2f}%", label, p, 100.0 * (p / before - 1)));
       return p;

@@ -62,7 +62,7 @@ int main(int argc, char** argv) {
     if (!resume.empty())
       overrides.push_back(qat::recipe::literal_option("--resume", "resume", resume));
     const qat::recipe::Recipe recipe = qat::recipe::load_recipe(path, overrides);
-    if (machines.ranks > 1 || !machines.gpu.empty()) {
+    if (machines.ranks > 1 || !machines.gpu.empty() || !machines.link.empty()) {
       if (!dry_run) qat::refuse("--ranks, --gpu and --link plan a run; add --dry-run");
       if (leads) qat::plan_on_paper(recipe, machines);
       return qat::Exit::ok;

@@ -827,10 +827,15 @@ void TrainRun::describe_scale(const PaperMachines& machines) const {
 }  // namespace
 
 void plan_on_paper(const recipe::Recipe& recipe, const PaperMachines& machines) {
-  const auto ranks = planned_ranks(machines.ranks);
+  if (machines.gpu.empty() && !machines.link.empty())
+    refuse("--link: it says how fast GPUs exchange; name them with --gpu");
+  PaperMachines known = machines;
+  if (known.link.empty()) known.link = "nvlink";
+  if (!known.gpu.empty()) link_named(known.link, machine_named(known.gpu), known.ranks);
+  const auto ranks = planned_ranks(known.ranks);
   TrainRun run(recipe, "", *ranks);
   run.dry_run();
-  run.describe_scale(machines);
+  run.describe_scale(known);
 }
 
 Exit train(const recipe::Recipe& recipe, DryRun dry_run, const std::string& command,

@@ -21,7 +21,7 @@ Exit train(const recipe::Recipe& recipe, DryRun dry_run, const std::string& comm
 /// Machines to plan for, of models/scaling.h; gpu may be empty.
 struct PaperMachines {
   int ranks = 1;
-  std::string gpu, link = "nvlink";
+  std::string gpu, link;  ///< empty: none named; nvlink
 };
 /// A dry run as one of so many ranks would do it, with what the links would carry.
 void plan_on_paper(const recipe::Recipe& recipe, const PaperMachines& machines);

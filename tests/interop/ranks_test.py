@@ -162,6 +162,21 @@ export: [hf]
 """
 
 
+SOLVED = ADAPTER.replace("adapter: {kind: KIND", "#").replace(
+    "quantize: w4a8", "quantize: {preset: w4a8, solver: SOLVER}")
+
+
+@pytest.mark.parametrize("solver", ["gptq", "awq"])
+def test_matrices_on_solved_grids_are_split_too(mpirun, commands, data, tmp_path, solver):
+    """Their scales are the same on every rank; each takes those of its rows."""
+    recipe = tmp_path / "solved.yaml"
+    recipe.write_text(SOLVED.replace("SOLVER", solver))
+    runs = [tmp_path / f"zero{stage}" for stage in (0, 1, 3)]
+    for run, stage in zip(runs, (0, 1, 3), strict=True):
+        run_ranks(mpirun, commands, 2, recipe, run, f"train.zero_stage={stage}")
+        assert steps_of(run) == steps_of(runs[0])
+
+
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_factors_are_split_as_any_matrix(mpirun, commands, data, tmp_path, kind):
     """With ranks so high that the merged matrix's gradient is what accumulates."""
