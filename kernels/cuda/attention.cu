@@ -37,21 +37,13 @@ __global__ void __launch_bounds__(kTileThreads) attend_tiles(Forward job) {
     return Rows{reinterpret_cast<BFloat16*>(memory + size_t(i) * Rows::kBytes)};
   };
   const Rows queries = tile(0);
-  const int64_t q_stride = int64_t(s.heads) * s.head_dim;
-  const int64_t kv_stride = int64_t(s.kv_heads) * s.head_dim;
-  const int64_t q_offset = s.offset(index, head, s.heads);
-  const int64_t kv_offset = s.offset(index, kv_head, s.kv_heads);
-  const HeadRows q{static_cast<const BFloat16*>(job.q) + q_offset, q_stride};
-  const HeadRows k{static_cast<const BFloat16*>(job.k) + kv_offset, kv_stride};
-  const HeadRows v{static_cast<const BFloat16*>(job.v) + kv_offset, kv_stride};
+  const HeadRows q = head_rows(s, job.q, index, head, s.heads);
+  const HeadRows k = head_rows(s, job.k, index, kv_head, s.kv_heads);
+  const HeadRows v = head_rows(s, job.v, index, kv_head, s.kv_heads);
 
   // The keys that any of these queries sees.
   const int64_t end = start + kTileRows < s.sequence ? start + kTileRows : s.sequence;
-  int64_t lowest = s.sequence;
-  for (int64_t token = start; token < end; ++token) {
-    const int64_t low = s.low(index, token);
-    lowest = low < lowest ? low : lowest;
-  }
+  const int64_t lowest = s.lowest(index, start, end);
   const int64_t first_key = lowest / kTileRows * kTileRows;
   const int turns = int((end - first_key + kTileRows - 1) / kTileRows);
   const auto fetch_keys = [&](int turn) {
@@ -118,7 +110,8 @@ __global__ void __launch_bounds__(kTileThreads) attend_tiles(Forward job) {
   float inverse[2];
   for (int half = 0; half < 2; ++half) {
     const bool real = token[half] < s.sequence;
-    rows[half] = real ? static_cast<BFloat16*>(job.y) + q_offset + token[half] * q_stride : nullptr;
+    const int64_t at = s.offset(index, head, s.heads) + token[half] * q.stride;
+    rows[half] = real ? static_cast<BFloat16*>(job.y) + at : nullptr;
     inverse[half] = 1.0f / total[half];
     if (real && lane_id() % 4 == 0)
       job.lse[(index * s.sequence + token[half]) * s.heads + head] =

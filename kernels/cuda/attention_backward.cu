@@ -33,12 +33,6 @@ __global__ void __launch_bounds__(kBlockThreads)
   if (row < rows && lane_id() == 0) delta[row] = sum;
 }
 
-QAT_DEVICE HeadRows head_rows(const AttentionShape& s, const void* data, int64_t index, int head,
-                              int heads) {
-  return {static_cast<const BFloat16*>(data) + s.offset(index, head, heads),
-          int64_t(heads) * s.head_dim};
-}
-
 template <int kDim>
 __global__ void __launch_bounds__(kTileThreads) gradients_of_keys(Backward job) {
   using Keys = Tile<kTileRows, kDim>;
@@ -138,11 +132,7 @@ __global__ void __launch_bounds__(kTileThreads) gradients_of_queries(Backward jo
   upstream.fetch(head_rows(s, job.dy, index, head, s.heads), start, s.sequence, s.head_dim);
   commit_copies();
   const int64_t end = start + kTileRows < s.sequence ? start + kTileRows : s.sequence;
-  int64_t lowest = s.sequence;
-  for (int64_t token = start; token < end; ++token) {
-    const int64_t low = s.low(index, token);
-    lowest = low < lowest ? low : lowest;
-  }
+  const int64_t lowest = s.lowest(index, start, end);
   const int row = warp_id() * 16, pair = lane_id() % 4 * 2;
   int64_t token[2], low[2];
   float lse2[2], delta[2];

@@ -137,7 +137,23 @@ struct AttentionShape {
   QAT_DEVICE int64_t low(int64_t sequence_index, int64_t token) const {
     return first ? first[sequence_index * sequence + token] : 0;
   }
+  /// The first key that any token of [begin, end) sees.
+  QAT_DEVICE int64_t lowest(int64_t sequence_index, int64_t begin, int64_t end) const {
+    int64_t found = sequence;
+    for (int64_t token = begin; token < end; ++token) {
+      const int64_t key = low(sequence_index, token);
+      found = key < found ? key : found;
+    }
+    return found;
+  }
 };
+
+/// The rows of one head of one sequence.
+QAT_DEVICE HeadRows head_rows(const AttentionShape& s, const void* data, int64_t index, int head,
+                              int heads) {
+  return {static_cast<const BFloat16*>(data) + s.offset(index, head, heads),
+          int64_t(heads) * s.head_dim};
+}
 
 template <class Args>
 AttentionShape attention_shape(const Args& args) {

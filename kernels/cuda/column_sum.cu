@@ -28,24 +28,6 @@ struct ChunkRun {
   }
 };
 
-struct FoldRun {
-  const float* partial;
-  float* out;
-  int64_t chunks, cols;
-  bool accumulate;
-  template <int kWidth>
-  QAT_DEVICE void run(int64_t i) const {
-    float total[kWidth], part[kWidth];
-    for (int k = 0; k < kWidth; ++k) total[k] = 0.0f;
-    if (accumulate) load(out + i, total);
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      load(partial + chunk * cols + i, part);
-      for (int k = 0; k < kWidth; ++k) total[k] += part[k];
-    }
-    store(out + i, total);
-  }
-};
-
 }  // namespace
 
 size_t column_sum_scratch_bytes(const ColumnSum& args) {
@@ -63,7 +45,7 @@ void column_sum(const ColumnSum& args, Stream& stream) {
                 ChunkRun<T>{args.x_TC.as<T>(), args.times_TC.as<T>(), partial, rows, cols});
   });
   elementwise(stream, cols, false,
-              FoldRun{partial, args.out_C.as<float>(), chunks, cols, args.accumulate});
+              FoldRows{partial, args.out_C.as<float>(), chunks, cols, args.accumulate});
 }
 
 }  // namespace qat::cuda

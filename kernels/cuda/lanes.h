@@ -147,6 +147,25 @@ void elementwise(Stream& stream, int64_t count, bool wide, const Body& body) {
     launch(elementwise_kernel<1, Body>, blocks, kBlockThreads, 0, stream, count, body);
 }
 
+/// out = or += the sum of `rows` rows of partial sums, in their order.
+struct FoldRows {
+  const float* partial;
+  float* out;
+  int64_t rows, cols;
+  bool accumulate;
+  template <int kWidth>
+  QAT_DEVICE void run(int64_t i) const {
+    float total[kWidth], part[kWidth];
+    for (int k = 0; k < kWidth; ++k) total[k] = 0.0f;
+    if (accumulate) load(out + i, total);
+    for (int64_t row = 0; row < rows; ++row) {
+      load(partial + row * cols + i, part);
+      for (int k = 0; k < kWidth; ++k) total[k] += part[k];
+    }
+    store(out + i, total);
+  }
+};
+
 // ---- teams: the threads of a block that share a row ----
 
 struct Sum {

@@ -97,24 +97,6 @@ __global__ void __launch_bounds__(kBlockThreads)
   }
 }
 
-struct FoldRun {
-  const float* partial;
-  float* out;
-  int64_t rows, cols;
-  bool accumulate;
-  template <int kWidth>
-  QAT_DEVICE void run(int64_t i) const {
-    float total[kWidth], part[kWidth];
-    for (int k = 0; k < kWidth; ++k) total[k] = 0.0f;
-    if (accumulate) load(out + i, total);
-    for (int64_t row = 0; row < rows; ++row) {
-      load(partial + row * cols + i, part);
-      for (int k = 0; k < kWidth; ++k) total[k] += part[k];
-    }
-    store(out + i, total);
-  }
-};
-
 constexpr int64_t kMostBackwardBlocks = 256;
 constexpr size_t kMostShared = 200 << 10;
 
@@ -181,7 +163,7 @@ void rms_norm_backward(const RmsNormBackward& args, Stream& stream) {
   });
   if (!args.dweight_C) return;
   float* out = args.dweight_C.as<float>();
-  elementwise(stream, cols, false, FoldRun{partial, out, dealing.blocks, cols, args.accumulate});
+  elementwise(stream, cols, false, FoldRows{partial, out, dealing.blocks, cols, args.accumulate});
 }
 
 }  // namespace qat::cuda

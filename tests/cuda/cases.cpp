@@ -134,4 +134,16 @@ void expect_close(const Result& a, const Result& b) {
   EXPECT_LE(std::sqrt(difference), a.relative * std::sqrt(size)) << a.name;
 }
 
+void expect_agreement(const std::vector<Result>& first, const std::vector<Result>& second,
+                      const std::vector<Result>& expected) {
+  ASSERT_EQ(expected.size(), first.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    expect_same(first[i], second[i]);
+    if (expected[i].relative == 0)
+      expect_same(first[i], expected[i]);
+    else
+      expect_close(first[i], expected[i]);
+  }
+}
+
 }  // namespace qat::test

@@ -58,6 +58,9 @@ inline double close(DType type) {
 /// The results agree: to the bit, where one NaN is as good as another, or as closely as they say.
 void expect_same(const Result& a, const Result& b);
 void expect_close(const Result& a, const Result& b);
+/// The two runs have the same bits, and are what is expected: its bits where it has no tolerance.
+void expect_agreement(const std::vector<Result>& first, const std::vector<Result>& second,
+                      const std::vector<Result>& expected);
 
 /// Cases by the file they stand in.
 struct Family {

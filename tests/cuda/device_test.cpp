@@ -46,14 +46,7 @@ void expect_agreement(const Case& c, Backend& cpu, Backend& gpu) {
   const std::vector<Result> second = c.run(gpu.kernels(), gpu.stream(), again);
   gpu.stream().wait();
   EXPECT_TRUE(memory.guards_intact());
-  ASSERT_EQ(expected.size(), first.size());
-  for (size_t i = 0; i < expected.size(); ++i) {
-    expect_same(first[i], second[i]);
-    if (expected[i].relative == 0)
-      expect_same(first[i], expected[i]);
-    else
-      expect_close(first[i], expected[i]);
-  }
+  expect_agreement(first, second, expected);
 }
 
 class DeviceTest : public testing::TestWithParam<test::Family> {};
