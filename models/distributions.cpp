@@ -5,7 +5,7 @@
 #include <set>
 
 #include "engine/ptq/observations.h"
-#include "kernels/float_types.h"
+#include "engine/ptq/values.h"
 #include "models/calibrate.h"
 
 namespace qat {
@@ -41,9 +41,7 @@ std::vector<Distribution> weight_distributions(const MeasuredModel& model,
     const View weight = model.store.find(path + ".weight");
     if (!weight || (weight.dtype != DType::f32 && weight.dtype != DType::bf16)) continue;
     std::vector<float> values(static_cast<size_t>(weight.count()));
-    for (size_t i = 0; i < values.size(); ++i)
-      values[i] =
-          weight.dtype == DType::f32 ? weight.as<float>()[i] : to_float(weight.as<BFloat16>()[i]);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = value_at(weight, int64_t(i));
     found.push_back(counted(path, values));
   }
   return found;

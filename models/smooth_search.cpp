@@ -7,7 +7,7 @@
 #include "engine/core/error.h"
 #include "engine/ops/ops.h"
 #include "engine/ptq/smoothing.h"
-#include "kernels/float_types.h"
+#include "engine/ptq/values.h"
 
 namespace qat {
 
@@ -23,9 +23,7 @@ std::string weight_name(size_t index) {
 void append_floats(const View& from, int64_t count, std::vector<float>& to) {
   const size_t begin = to.size();
   to.resize(begin + size_t(count));
-  for (int64_t i = 0; i < count; ++i)
-    to[begin + size_t(i)] =
-        from.dtype == DType::f32 ? from.as<float>()[i] : to_float(from.as<BFloat16>()[i]);
+  for (int64_t i = 0; i < count; ++i) to[begin + size_t(i)] = value_at(from, i);
 }
 
 // Columns of a pair's input.

@@ -4,17 +4,9 @@
 
 #include "engine/core/error.h"
 #include "engine/ptq/parallel_rows.h"
-#include "kernels/float_types.h"
+#include "engine/ptq/values.h"
 
 namespace qat {
-
-namespace {
-
-float value_at(const View& x, int64_t i) {
-  return x.dtype == DType::f32 ? x.as<float>()[i] : to_float(x.as<BFloat16>()[i]);
-}
-
-}  // namespace
 
 Gram::Gram(int64_t columns)
     : columns_(columns),

@@ -5,6 +5,7 @@
 
 #include "engine/core/error.h"
 #include "engine/ptq/parallel_rows.h"
+#include "engine/ptq/values.h"
 #include "kernels/float_types.h"
 #include "kernels/hadamard.h"
 #include "kernels/random.h"
@@ -13,9 +14,6 @@ namespace qat {
 
 namespace {
 
-double number_at(const View& w, int64_t i) {
-  return w.dtype == DType::f32 ? double(w.as<float>()[i]) : double(to_float(w.as<BFloat16>()[i]));
-}
 void put(const View& w, int64_t i, double value) {
   if (w.dtype == DType::f32)
     w.as<float>()[i] = float(value);
@@ -65,8 +63,8 @@ void rotate_rows(const View& w, const Rotation& rotation, std::span<const float>
   parallel_rows(stream, w.rows(), [&](int64_t row) {
     std::vector<double> x(size_t(columns) + size_t(width));
     for (int64_t c = 0; c < columns; ++c)
-      x[size_t(c)] =
-          number_at(w, row * columns + c) * (factors.empty() ? 1.0 : double(factors[size_t(c)]));
+      x[size_t(c)] = double(value_at(w, row * columns + c)) *
+                     (factors.empty() ? 1.0 : double(factors[size_t(c)]));
     for (int64_t c = 0; c < columns; c += width) rotation.apply(&x[size_t(c)], &x[size_t(columns)]);
     for (int64_t c = 0; c < columns; ++c) put(w, row * columns + c, x[size_t(c)]);
   });
@@ -77,7 +75,7 @@ void rotate_columns(const View& w, const Rotation& rotation, Stream& stream) {
   check(w, rows, rotation);
   parallel_rows(stream, columns, [&](int64_t column) {
     std::vector<double> x(size_t(rows) + size_t(width));
-    for (int64_t r = 0; r < rows; ++r) x[size_t(r)] = number_at(w, r * columns + column);
+    for (int64_t r = 0; r < rows; ++r) x[size_t(r)] = double(value_at(w, r * columns + column));
     for (int64_t r = 0; r < rows; r += width) rotation.apply(&x[size_t(r)], &x[size_t(rows)]);
     for (int64_t r = 0; r < rows; ++r) put(w, r * columns + column, x[size_t(r)]);
   });

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "engine/core/error.h"
+#include "engine/ptq/values.h"
 #include "kernels/float_types.h"
 
 namespace qat {
@@ -59,8 +60,7 @@ void widen_column_amax(const View& w, std::span<float> amax) {
   for (int64_t row = 0; row < w.rows(); ++row)
     for (int64_t col = 0; col < w.cols(); ++col) {
       const int64_t i = row * w.cols() + col;
-      const float value = w.dtype == DType::f32 ? w.as<float>()[i] : to_float(w.as<BFloat16>()[i]);
-      amax[size_t(col)] = std::max(amax[size_t(col)], std::abs(value));
+      amax[size_t(col)] = std::max(amax[size_t(col)], std::abs(value_at(w, i)));
     }
 }
 

@@ -4,15 +4,12 @@
 
 #include "engine/core/error.h"
 #include "engine/ops/ops.h"
+#include "engine/ptq/values.h"
 #include "kernels/quant_math.h"
 
 namespace qat {
 
 namespace {
-
-float value_at(const View& w, int64_t i) {
-  return w.dtype == DType::f32 ? w.as<float>()[i] : to_float(w.as<BFloat16>()[i]);
-}
 
 // Elements that share a scale follow each other.
 void lsq_start(const View& w, const QuantSpec& spec, const View& scale) {
