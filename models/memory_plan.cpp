@@ -21,7 +21,7 @@ size_t bytes_of(const std::vector<SourceTensor>& tensors, DType matrices) {
 // Elements of a trained parameter that this rank holds where they are split.
 int64_t own_elements(const Sharding& sharding, const SourceTensor& t) {
   const Partition* rows = sharding.splits_masters() ? sharding.partition(t.name) : nullptr;
-  return rows ? rows->of(sharding.ranks->rank()).count() * rows->cols() : t.shape.count();
+  return rows ? sharding.own(*rows).count() * rows->cols() : t.shape.count();
 }
 
 std::vector<SourceTensor> own_parts(const Sharding& sharding,

@@ -14,6 +14,14 @@ bool of_any(Communicator& ranks, bool mine);
 /// What rank 0 says.
 std::string of_first(Communicator& ranks, const std::string& mine);
 
+/// Work that leaves something (a token cache) which the others then find.
+template <class Work>
+void first_then_others(Communicator& ranks, const Work& work) {
+  if (ranks.rank() != 0) ranks.barrier();
+  work();
+  if (ranks.rank() == 0) ranks.barrier();
+}
+
 /// A fact that every rank must have alike.
 struct Fact {
   std::string name;

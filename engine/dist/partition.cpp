@@ -5,12 +5,9 @@
 
 namespace qat {
 
-namespace {
-constexpr int64_t kBlock = 256;  // elements of a block of 8-bit moments
-}
-
 Partition deal_rows(int64_t rows, int64_t cols, int ranks) {
-  const int64_t unit = kBlock / std::gcd(kBlock, cols);  // the fewest rows that are whole blocks
+  const int64_t unit =
+      kMomentBlock / std::gcd(kMomentBlock, cols);  // the fewest rows that are whole blocks
   const int64_t units = (rows + unit - 1) / unit;
   std::vector<int64_t> bounds;
   for (int rank = 0; rank <= ranks; ++rank)
@@ -22,10 +19,10 @@ Partition with_cols(const Partition& partition, int64_t cols) {
   return {partition.bounds(), cols};
 }
 
-Partition in_blocks(const Partition& partition, int64_t block) {
+Partition in_blocks(const Partition& partition) {
   std::vector<int64_t> bounds;
   for (const int64_t row : partition.bounds())
-    bounds.push_back((row * partition.cols() + block - 1) / block);
+    bounds.push_back((row * partition.cols() + kMomentBlock - 1) / kMomentBlock);
   return {std::move(bounds), 1};
 }
 

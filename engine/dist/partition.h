@@ -11,6 +11,9 @@
 
 namespace qat {
 
+/// Elements that share a scale in 8-bit moments; no such block lies on two ranks.
+constexpr int64_t kMomentBlock = 256;
+
 /// Rows [begin, end) of a tensor's first dimension.
 struct Rows {
   int64_t begin = 0, end = 0;
@@ -33,12 +36,12 @@ class Partition {
   int64_t cols_;
 };
 
-/// Nearly equal runs of rows of a [rows, cols] matrix that begin at whole blocks of 256 elements.
+/// Nearly equal runs of rows of a [rows, cols] matrix that begin at whole moment blocks.
 Partition deal_rows(int64_t rows, int64_t cols, int ranks);
 /// The same rows of a tensor with other columns.
 Partition with_cols(const Partition& partition, int64_t cols);
-/// The same elements in blocks of `block`: of what holds one number a block.
-Partition in_blocks(const Partition& partition, int64_t block);
+/// The same elements in moment blocks: of what holds one number a block.
+Partition in_blocks(const Partition& partition);
 
 /// A tensor's shape with other rows.
 Shape with_rows(const Shape& shape, int64_t rows);

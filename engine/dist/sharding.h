@@ -22,7 +22,11 @@ struct Sharding {
   ZeroStage stage = ZeroStage::none;
   Partitions partitions;  ///< of parameters
 
-  bool shared() const { return ranks != nullptr && ranks->size() > 1; }
+  bool shared() const { return size() > 1; }
+  int size() const { return ranks ? ranks->size() : 1; }
+  int rank() const { return ranks ? ranks->rank() : 0; }
+  /// This rank's rows of a dealt tensor.
+  Rows own(const Partition& partition) const { return partition.of(rank()); }
   /// Null where every rank holds all of it.
   const Partition* partition(const std::string& parameter) const {
     const auto found = partitions.find(parameter);

@@ -112,6 +112,8 @@ class Checkpoint {
   const nlohmann::json& state() const { return state_; }
   /// Every tensor with its whole shape; the view's data is null where several ranks wrote parts.
   const std::vector<CheckpointTensor>& tensors() const { return tensors_; }
+  /// One of them; null if there is none of that name.
+  const CheckpointTensor* tensor(std::string_view name) const;
   /// All of a tensor, put together from its parts and kept where there are several; an empty view
   /// if there is none of that name.
   ConstView find(std::string_view name) const;
@@ -128,7 +130,6 @@ class Checkpoint {
   Checkpoint() = default;
   void add_file(std::vector<CheckpointTensor> tensors);
   void join_parts();
-  const CheckpointTensor* tensor(std::string_view name) const;
 
   std::string path_, run_id_, program_;
   int64_t step_ = 0;

@@ -8,22 +8,20 @@ namespace {
 
 using nlohmann::json;
 
-std::string checksum_of(const json& body) {
+std::string body_checksum(const json& body) {
   const std::string text = body.dump();
-  Checksum checksum;
-  checksum.add(text.data(), text.size());
-  return checksum.text();
+  return checksum_of(text.data(), text.size());
 }
 
 std::string text_of(const json& body) {
-  return json{{"checksum", checksum_of(body)}, {"manifest", body}}.dump() + "\n";
+  return json{{"checksum", body_checksum(body)}, {"manifest", body}}.dump() + "\n";
 }
 
 /// A digit with one flipped bit must count as damage and not as a newer format.
 bool is_one_flip_from_ours(const json& whole, uint64_t version) {
   json body = whole["manifest"];
   body["format"] = kVersion;
-  if (whole.value("checksum", json()) != checksum_of(body)) return false;
+  if (whole.value("checksum", json()) != body_checksum(body)) return false;
   const std::string ours = std::to_string(kVersion), theirs = std::to_string(version);
   int flipped = 0;
   if (ours.size() != theirs.size()) return false;

@@ -61,6 +61,13 @@ class Checksum {
   std::unique_ptr<XXH3_state_t, Free> state_;
 };
 
+/// Of bytes that lie together.
+inline std::string checksum_of(const void* data, size_t bytes) {
+  Checksum checksum;
+  checksum.add(data, bytes);
+  return checksum.text();
+}
+
 struct FileEntry {
   std::string name;
   uint64_t bytes = 0;

@@ -73,8 +73,7 @@ const Optimizer::Moments& Optimizer::moments(const std::string& name) const {
 double Optimizer::root_mean_square(const std::string& name, const View& scales) const {
   const Partition* rows = sharding_.shared() ? sharding_.partition(name) : nullptr;
   if (!rows) return std::sqrt(sum_squares(scales) / double(scales.count()));
-  const View own =
-      sharding_.splits_masters() ? scales : rows_of(scales, rows->of(sharding_.ranks->rank()));
+  const View own = sharding_.splits_masters() ? scales : rows_of(scales, sharding_.own(*rows));
   double sum[1] = {sum_squares(own)};
   sharding_.ranks->all_reduce(std::span<double>(sum));
   return std::sqrt(sum[0] / double(rows->count()));
@@ -106,7 +105,7 @@ void Optimizer::update(const std::vector<TrainedParameter>& parameters, int64_t 
     // Noise of stochastic rounding must differ between tensors of one step.
     args.seed = settings_.seed ^ fnv1a(p.name);
     if (const Partition* rows = sharding_.partition(p.name); rows && sharding_.splits_masters())
-      args.first_element = rows->of(sharding_.ranks->rank()).begin * rows->cols();
+      args.first_element = sharding_.own(*rows).begin * rows->cols();
     kernels_.adamw.run(args, stream);
   }
 }

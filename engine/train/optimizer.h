@@ -29,9 +29,6 @@ struct TrainedParameter {
   int64_t joined = 0;  ///< steps of the run before its first
 };
 
-/// Elements that share a scale in 8-bit moments.
-constexpr int64_t kMomentBlock = 256;
-
 /// The parameter that a tensor of the Store holds moments of, empty if it holds none; in_blocks:
 /// one number a block.
 struct MomentName {

@@ -26,14 +26,14 @@ std::optional<Partition> partition_of(const Sharding& sharding, const std::strin
   const MomentName moment = moment_name(tensor);
   const Partition* rows = sharding.partition(moment.parameter.empty() ? tensor : moment.parameter);
   if (!rows) return std::nullopt;
-  return moment.in_blocks ? in_blocks(*rows, kMomentBlock) : *rows;
+  return moment.in_blocks ? in_blocks(*rows) : *rows;
 }
 
 void keep_own_rows(const Sharding& sharding, Store& store) {
   if (!sharding.splits_masters()) return;
   for (const auto& [name, partition] : sharding.partitions) {
     if (store.get(name).shape[0] != partition.rows()) continue;
-    const Rows own = partition.of(sharding.ranks->rank());
+    const Rows own = sharding.own(partition);
     replace(name, own.count(), store, [&](const View& all, const View& mine) {
       if (mine.bytes() > 0) std::memcpy(mine.data, rows_of(all, own).data, mine.bytes());
     });
@@ -44,7 +44,7 @@ void gather_all_rows(const Sharding& sharding, Store& store) {
   if (!sharding.splits_masters()) return;
   for (const auto& [name, partition] : sharding.partitions) {
     if (store.category(name) != Category::masters) continue;
-    const Rows own = partition.of(sharding.ranks->rank());
+    const Rows own = sharding.own(partition);
     replace(name, partition.rows(), store, [&](const View& mine, const View& all) {
       const View place = rows_of(all, own);
       if (mine.bytes() > 0) std::memcpy(place.data, mine.data, mine.bytes());

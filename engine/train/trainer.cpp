@@ -31,8 +31,7 @@ Trainer::Trainer(const TrainerSettings& settings, Store& store, const KernelTabl
       optimizer_(store, kernels, settings.optimizer, trained, settings.sharding) {}
 
 int64_t Trainer::own_rows() const {
-  return settings_.sharding.shared() ? settings_.batch / settings_.sharding.ranks->size()
-                                     : settings_.batch;
+  return settings_.batch / settings_.sharding.size();
 }
 
 TrainerState Trainer::state() const {
@@ -82,9 +81,8 @@ void Trainer::fill_inputs(const Batch& batch, int64_t first_row) {
   fill("first", batch.first);
   if (const View position = store_.find(kDropoutPosition)) {
     position.as<int64_t>()[0] = finished_;
-    const int64_t before =
-        settings_.sharding.shared() ? settings_.sharding.ranks->rank() * own_rows() : 0;
-    position.as<int64_t>()[1] = (before + first_row) * batch.sequence;
+    position.as<int64_t>()[1] =
+        (settings_.sharding.rank() * own_rows() + first_row) * batch.sequence;
   }
 }
 
@@ -132,8 +130,19 @@ View Trainer::owned(const ParameterGradient& gradient) const {
   const View view = program_->view(gradient.gradient);
   if (!sharding.shared()) return view;
   const Partition* rows = sharding.partition(gradient.name);
-  if (!rows) return sharding.ranks->rank() == 0 ? view : View{};
-  return sharding.splits_masters() ? view : rows_of(view, rows->of(sharding.ranks->rank()));
+  if (!rows) return sharding.rank() == 0 ? view : View{};
+  return sharding.splits_masters() ? view : rows_of(view, sharding.own(*rows));
+}
+
+// Looked for once it is known that there is one: a look waits for the queue.
+std::string Trainer::first_bad_gradient(double* sums) {
+  for (const ParameterGradient& g : gradients_) {
+    sums[1] = 0.0;
+    if (const View own = owned(g)) kernels_.sum_squares.run({own, sums}, stream_);
+    stream_.wait();
+    if (sums[1] > 0) return g.name;
+  }
+  return "";
 }
 
 // Of what the ranks found, that of the first that found anything.
@@ -180,14 +189,12 @@ StepResult Trainer::step() {
   const View written = store_.make(kGradientNorm, {2}, DType::i64, Category::inputs);
   auto* norm = written.as<double>();
   norm[0] = norm[1] = 0.0;
-  std::string first_bad;
   for (const ParameterGradient& g : gradients_) {
     if (const View own = owned(g)) kernels_.sum_squares.run({own, norm}, stream_);
-    stream_.wait();
-    if (norm[1] > 0 && first_bad.empty()) first_bad = g.name;
     parameters.push_back({g.name, store_.get(g.name), program_->view(g.gradient),
                           joined_at_ ? joined_at_(g.name) : 0});
   }
+  stream_.wait();
   double sums[4] = {ce, kl, norm[0], norm[1]};
   if (settings_.sharding.shared()) settings_.sharding.ranks->all_reduce(std::span<double>(sums));
   result.cross_entropy = sums[0] * inv_tokens;
@@ -199,7 +206,7 @@ StepResult Trainer::step() {
   if (!std::isfinite(result.loss) || sums[3] > 0 || !std::isfinite(result.grad_norm)) {
     result.skipped = true;
     ++bad_steps_;
-    first_bad = first_of_ranks(first_bad);
+    const std::string first_bad = first_of_ranks(norm[1] > 0 ? first_bad_gradient(norm) : "");
     const std::string first = first_of_ranks(first_not_finite(batch));
     log::warn("step {}: non-finite {}{}; the step is skipped ({} in a row)", result.step,
               !std::isfinite(result.loss) ? "loss"

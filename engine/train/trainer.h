@@ -99,6 +99,7 @@ class Trainer {
   void layers_change();
   int64_t own_rows() const;
   View owned(const ParameterGradient& gradient) const;
+  std::string first_bad_gradient(double* sums);
   std::string first_of_ranks(const std::string& found) const;
   void fill_inputs(const Batch& batch, int64_t first_row);
   bool is_spike(StepResult& result);

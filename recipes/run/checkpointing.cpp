@@ -1,6 +1,7 @@
 #include "recipes/run/checkpointing.h"
 
 #include "engine/core/error.h"
+#include "engine/train/optimizer.h"
 #include "engine/train/sharded_store.h"
 
 namespace qat {
@@ -12,13 +13,7 @@ bool is_found(const std::string& name) {
   return name.starts_with("scale.") || name.starts_with("zero.") || name.starts_with("codes.");
 }
 bool is_moment(const std::string& name) {
-  return name.starts_with("moment");
-}
-
-const CheckpointTensor& stored(const Checkpoint& checkpoint, const std::string& name) {
-  for (const CheckpointTensor& tensor : checkpoint.tensors())
-    if (tensor.name == name) return tensor;
-  refuse("{}: {} is missing; it is a checkpoint of another model", checkpoint.path(), name);
+  return !moment_name(name).parameter.empty();
 }
 
 void restore(const Checkpoint& checkpoint, const CheckpointTensor& tensor, Category category,
@@ -28,7 +23,7 @@ void restore(const Checkpoint& checkpoint, const CheckpointTensor& tensor, Categ
       sharding.splits_masters() ? partition_of(sharding, tensor.name) : std::nullopt;
   if (!rows)
     return checkpoint.read(tensor.name, store.make(tensor.name, from.shape, from.dtype, category));
-  const Rows own = rows->of(sharding.ranks->rank());
+  const Rows own = sharding.own(*rows);
   const Shape mine = with_rows(from.shape, own.count());
   if (const View there = store.find(tensor.name); there && there.shape != mine)
     store.erase(tensor.name);
@@ -38,11 +33,11 @@ void restore(const Checkpoint& checkpoint, const CheckpointTensor& tensor, Categ
 void restore_parameters(const Checkpoint& checkpoint, const std::vector<SourceTensor>& trained,
                         const Sharding& sharding, Store& store) {
   for (const SourceTensor& tensor : trained) {
-    const CheckpointTensor& from = stored(checkpoint, tensor.name);
-    if (from.view.shape != tensor.shape)
-      refuse("{}: {} is of another shape; it is a checkpoint of another model", checkpoint.path(),
-             tensor.name);
-    restore(checkpoint, from, Category::masters, sharding, store);
+    const CheckpointTensor* from = checkpoint.tensor(tensor.name);
+    if (!from || from->view.shape != tensor.shape)
+      refuse("{}: {} is {}; it is a checkpoint of another model", checkpoint.path(), tensor.name,
+             from ? "of another shape" : "missing");
+    restore(checkpoint, *from, Category::masters, sharding, store);
   }
   for (const CheckpointTensor& tensor : checkpoint.tensors())
     if (is_found(tensor.name)) restore(checkpoint, tensor, Category::state, sharding, store);
@@ -58,11 +53,10 @@ std::vector<CheckpointTensor> checkpoint_tensors(const Store& store, const Shard
       continue;
     CheckpointTensor tensor{entry.name, entry.view, Finite::required};
     if (sharding.shared()) {
-      const int rank = sharding.ranks->rank();
       const std::optional<Partition> rows = partition_of(sharding, entry.name);
-      if (!rows && rank != 0) continue;
+      if (!rows && sharding.rank() != 0) continue;
       if (rows) {
-        const Rows own = rows->of(rank);
+        const Rows own = sharding.own(*rows);
         if (!sharding.splits_masters()) tensor.view = rows_of(entry.view, own);
         tensor.first_row = own.begin;
         tensor.all_rows = rows->rows();

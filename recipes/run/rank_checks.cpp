@@ -11,12 +11,6 @@ namespace qat {
 
 namespace {
 
-std::string checksum(const void* data, size_t bytes) {
-  checkpoint_format::Checksum sum;
-  sum.add(data, bytes);
-  return sum.text();
-}
-
 Checkpoint load_when_visible(const std::string& path) {
   constexpr auto kPatience = std::chrono::seconds(30);
   const auto start = std::chrono::steady_clock::now();
@@ -51,7 +45,8 @@ void require_same_run(const recipe::Recipe& recipe, const std::string& config_js
   require_alike(ranks,
                 {{"the recipe's hash", recipe::recipe_hash(recipe)},
                  {"the program's version", kVersion},
-                 {"the model's configuration", checksum(config_json.data(), config_json.size())}},
+                 {"the model's configuration",
+                  checkpoint_format::checksum_of(config_json.data(), config_json.size())}},
                 Exit::refused, "every rank needs the same");
 }
 
@@ -62,8 +57,8 @@ void require_same_weights(const Store& store, const Sharding& sharding, Communic
   for (const Store::Entry& entry : store.entries())
     if (entry.category == Category::masters &&
         !(sharding.splits_masters() && sharding.partition(entry.name)))
-      facts.push_back(
-          {"the checksum of " + entry.name, checksum(entry.view.data, entry.view.bytes())});
+      facts.push_back({"the checksum of " + entry.name,
+                       checkpoint_format::checksum_of(entry.view.data, entry.view.bytes())});
   require_alike(
       ranks, facts, Exit::rank_failed,
       fmt::format("the weights differ at step {}; start again from the last checkpoint", step));

@@ -113,7 +113,7 @@ class TrainRun {
     health_ = &health;
     catch_stop_signals();
     health_->watch(recipe_.train.watchdog);
-    if (!of_first(ranks_, leads() && already_complete() ? "complete" : "").empty()) return Exit::ok;
+    if (of_any_rank(leads() && already_complete())) return Exit::ok;
     open_directory();
     open_model_description();
     if (leads()) save_model_description();
@@ -369,10 +369,9 @@ void TrainRun::describe() {
 
 void TrainRun::open_data() {
   if (recipe_.train.steps == 0 && !needs_calibration(quant_.plan, prepare_options(recipe_))) return;
-  // The first writes the token cache, the others read it.
-  if (!leads()) ranks_.barrier();
-  data_ = Dataset::open(recipe_.data.train, tokenizing(), dataset_options(recipe_, config_));
-  if (leads()) ranks_.barrier();
+  first_then_others(ranks_, [this] {
+    data_ = Dataset::open(recipe_.data.train, tokenizing(), dataset_options(recipe_, config_));
+  });
   require_alike(ranks_, {{"the identity of data.train", std::to_string(data_->identity())}},
                 Exit::refused, "every rank needs the same files");
   describe_data(*data_, *tokenizer_);
@@ -544,14 +543,14 @@ void TrainRun::evaluate(const char* stage, const char* label, const QuantPlan& p
   json& perplexities = results_[stage] = json::object();
   for (const std::string& path : recipe_.data.eval) {
     if (!recipe_.evaluate.has(recipe::Metric::perplexity)) break;
-    // The first writes the token cache, the others read it.
-    if (!leads()) ranks_.barrier();
-    const auto windows = EvalWindows::open(
-        path, tokenize,
-        {.window = recipe_.evaluate.context, .max_windows = recipe_.evaluate.max_windows});
-    if (leads()) ranks_.barrier();
+    std::optional<EvalWindows> windows;
+    first_then_others(ranks_, [&] {
+      windows = EvalWindows::open(
+          path, tokenize,
+          {.window = recipe_.evaluate.context, .max_windows = recipe_.evaluate.max_windows});
+    });
     const Perplexity p = evaluate_perplexity(evaluation_spec(recipe_, model), store_, kernels_,
-                                             stream_, windows, 4, &ranks_);
+                                             stream_, *windows, 4, &ranks_);
     log::info("{}: perplexity {:.4f} on {} ({} tokens)", label, p.perplexity, path, p.tokens);
     perplexities[path] = json_of(p);
   }
