@@ -1,9 +1,11 @@
-"""The packed formats in transformers with compressed-tensors, for three families of models."""
+"""The packed formats in transformers with compressed-tensors and in gptqmodel, for three families of
+models."""
 
 import shutil
 
 import pytest
 import torch
+from gptqmodel import BACKEND, GPTQModel
 from reference import e4m3_inputs, load, logits, mean_kl, perplexity, quantize_inputs, windows
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -25,7 +27,7 @@ def model(request, stories, tmp_path_factory):
     config = AutoConfig.for_model(
         settings.pop("model_type"), hidden_size=128, intermediate_size=256, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, vocab_size=512, max_position_embeddings=256,
-        initializer_range=0.08, **settings,
+        initializer_range=0.08, pad_token_id=0, **settings,
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).float().save_pretrained(out)
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -92,3 +94,31 @@ def test_float8(commands, model, ids, data, tmp_path):
     assert evaluated["perplexity"] == pytest.approx(perplexity(ours, ids), rel=5e-4)
     theirs = load(tmp_path / "ct")
     assert mean_kl(ours, logits(theirs, ids)) <= 5e-4
+
+
+def in_gptqmodel(folder, kernel):
+    """The model as gptqmodel itself reads and multiplies it, in half precision: its kernels know no other."""
+    loaded = GPTQModel.load(str(folder), device="cpu", backend=kernel, dtype=torch.float16)
+    kinds = {type(module).__name__ for module in loaded.model.modules()}
+    assert kinds & {"TorchLinear", "AwqTorchLinear"}, kinds
+    return loaded.model.eval()
+
+
+@pytest.mark.parametrize(("layout", "preset", "kernel"), [
+    ("gptq", "gptq_w4_g128", BACKEND.GPTQ_TORCH),
+    ("gptq", "gptq_w8", BACKEND.GPTQ_TORCH),
+    ("gptq", "portable_w4", BACKEND.GPTQ_TORCH),
+    ("awq", "awq_w4_g128", BACKEND.AWQ_TORCH),
+])  # fmt: skip
+def test_gptqmodel(commands, model, ids, data, tmp_path, layout, preset, kernel):
+    text = data / "text" / "tinystories_valid.jsonl"
+    commands.run("qat-export", model, "--format", layout, "-o", tmp_path / layout, "--ptq", preset,
+                 "--text", text)  # fmt: skip
+    commands.run("qat-export", tmp_path / layout, "--format", "hf", "-o", tmp_path / "hf")
+    ours = logits(load(tmp_path / "hf"), ids)
+    with torch.compiler.set_stance("force_eager"):  # it compiles for 10 s what runs for 1
+        theirs = logits(in_gptqmodel(tmp_path / layout, kernel), ids)
+    assert mean_kl(ours, theirs) <= 1e-5
+    evaluated = commands.json("qat-eval", tmp_path / layout, "--text", text, "--context", CONTEXT,
+                              "--max-windows", WINDOWS, "--json")  # fmt: skip
+    assert evaluated["perplexity"] == pytest.approx(perplexity(theirs, ids), rel=1e-3)
