@@ -92,6 +92,7 @@ void set_up_log(const std::string& name) {
 
 // What the command line itself ends the command with, if it does.
 std::optional<Outcome> parse(CLI::App& app, int argc, char** argv) {
+  app.set_version_flag("--version", app.get_name() + " " QAT_VERSION);
   bool parsed = false;
   const Outcome outcome = outcome_of([&] {
     try {
