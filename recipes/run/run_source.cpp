@@ -72,6 +72,11 @@ std::string tokenizer_path(const std::string& path) {
 }
 
 OpenedSource open_source(const std::string& path, const std::string& key) {
+  if (!fs::exists(path))
+    refuse(
+        "{}: {} does not exist; expected a Hugging Face model directory, a .gguf file or a run "
+        "directory",
+        key, path);
   if (!is_run_directory(path)) return {ModelSource::open(path), ""};
   FoundCheckpoint found = find_checkpoint(path + "/checkpoints");
   if (!found.checkpoint)

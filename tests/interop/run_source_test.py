@@ -56,3 +56,10 @@ def test_a_run_without_a_checkpoint(commands, short_run, tmp_path):
     said = commands.complete("qat-train", STORIES, "--set", f"model={tmp_path}/empty", "--out", tmp_path / "run",
                              expect=2, cwd=ROOT).stderr  # fmt: skip
     assert "has no whole checkpoint" in said
+
+
+def test_a_model_that_is_not_there(commands, tmp_path):
+    for key in ("model", "distill.teacher"):
+        said = commands.complete("qat-train", STORIES, "--set", f"{key}={tmp_path}/nowhere", "--dry-run",
+                                 expect=2, cwd=ROOT).stderr  # fmt: skip
+        assert f"{key}: {tmp_path}/nowhere does not exist" in said
