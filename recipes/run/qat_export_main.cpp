@@ -6,6 +6,7 @@
 
 #include "engine/core/log.h"
 #include "engine/core/version.h"
+#include "engine/dist/communicator.h"
 #include "engine/io/json.h"
 #include "engine/io/printable.h"
 #include "recipes/run/command.h"
@@ -106,7 +107,7 @@ void check_grid(const Options& options, recipe::ExportFormat format, const Model
     refuse("{}: holds codes, no high-precision weights; use --format hf", options.model);
 }
 
-Exit run(const Options& options) {
+Exit run(const Options& options, int threads) {
   namespace fs = std::filesystem;
   const recipe::ExportFormat format = format_named(options.format);
   ExportSettings settings;
@@ -117,7 +118,7 @@ Exit run(const Options& options) {
   if (options.dtype == "bf16") settings.type = StoredType::bf16;
   if (options.dtype == "fp16") settings.type = StoredType::f16;
   Store store;
-  Stream stream(options.threads);
+  Stream stream(threads);
   ModelBundle bundle = open_model(options.model, store, cpu_kernels(), stream);
   fill_rope_table(bundle.config, store, "");
   if (!options.ptq.empty()) quantize_now(options, format, bundle);
@@ -165,6 +166,15 @@ Exit run(const Options& options) {
   return Exit::ok;
 }
 
+// Among ranks the first writes and the others wait: there is one output.
+Exit run_among_ranks(const Options& options, Communicator& ranks) {
+  Exit exit = Exit::ok;
+  if (ranks.rank() == 0)
+    exit = run(options, options.threads > 0 ? options.threads : default_threads(ranks));
+  ranks.barrier();
+  return exit;
+}
+
 }  // namespace
 }  // namespace qat
 
@@ -195,5 +205,6 @@ int main(int argc, char** argv) {
                  "largest GGUF file, such as 2GB (default: one file)");
   app.add_option("--threads", options.threads, "0: all");
   app.add_flag("--json", options.json, "print one JSON object");
-  return run_command(app, argc, argv, [&] { return run(options); });
+  return run_command_among_ranks(
+      app, argc, argv, [&](RunHealth& health) { return run_among_ranks(options, health.ranks()); });
 }
