@@ -81,7 +81,7 @@ QuantPlan under_activations_of(const QuantPlan& served, const QuantPlan& trained
     log::info(
         "{}: its runtime quantizes the inputs of {} matrices otherwise than this run; "
         "compared under what it does",
-        path, others);
+        path.substr(0, path.find(".tmp-")), others);  // the name it gets if it passes
   return plan;
 }
 
