@@ -52,7 +52,11 @@ void quantize_now(const Options& options, recipe::ExportFormat format, ModelBund
            options.model);
   recipe::QuantizeOptions quantize;
   recipe::apply_preset(recipe::preset_named(options.ptq), quantize);
-  if (!quantize.any()) refuse("--ptq none: names no grid");
+  if (!quantize.any()) {
+    if (format == recipe::ExportFormat::gguf) return;
+    refuse("--ptq none: {} files hold codes; name a grid, or take --format gguf or hf",
+           options.format);
+  }
   if (quantize.activations.bits && !quantize.activations.dynamic)
     refuse("--ptq {}: its activations need calibration; run qat-train with train.steps: 0",
            options.ptq);
@@ -69,7 +73,7 @@ void quantize_now(const Options& options, recipe::ExportFormat format, ModelBund
 
 std::string provenance(const Options& options, const ModelBundle& bundle) {
   if (bundle.recipe) return provenance_of(*bundle.recipe);
-  if (!options.ptq.empty())
+  if (!options.ptq.empty() && options.ptq != "none")
     return fmt::format("{} {}: quantized after training (PTQ, {}), not trained on this grid",
                        kProgram, kVersion, options.ptq);
   if (bundle.plan.linears.empty()) return "";
@@ -98,11 +102,13 @@ void check_grid(const Options& options, recipe::ExportFormat format, const Model
              options.format, found->key, found->expected, found->got);
     return;
   }
-  if (stores_codes(format) && bundle.plan.linears.empty())
+  const bool as_it_is = format == recipe::ExportFormat::gguf && options.ptq == "none";
+  if (stores_codes(format) && bundle.plan.linears.empty() && !as_it_is)
     refuse(
         "{}: was never trained on a grid; train it with qat-train, or add --ptq PRESET to quantize "
-        "it now (the file will say so)",
-        options.model);
+        "it now (the file will say so){}",
+        options.model,
+        format == recipe::ExportFormat::gguf ? "; --ptq none leaves it in 16 bits" : "");
   if (format == recipe::ExportFormat::hf_master && !bundle.plan.linears.empty())
     refuse("{}: holds codes, no high-precision weights; use --format hf", options.model);
 }
@@ -193,8 +199,10 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember(recipe::all_words<recipe::ExportFormat>(recipe::Spelling::written)));
   app.add_option("-o,--out", options.output, "where; an earlier export there is replaced")
       ->required();
-  app.add_option("--ptq", options.ptq,
-                 "quantize a model that was never trained on a grid, by this preset")
+  app.add_option(
+         "--ptq", options.ptq,
+         "quantize a model that was never trained on a grid, by this preset; none leaves it as "
+         "it is, in 16 bits (gguf)")
       ->check(CLI::IsMember(recipe::preset_names()));
   app.add_option("--text", options.text,
                  "compare logits on this text (default: the run's held-out one, or a built-in)");
