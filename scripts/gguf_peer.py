@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", type=Path, nargs="*", help="GGUF files, or folders that hold one")
     parser.add_argument("--source", type=Path, required=True, help="the unquantized model")
-    parser.add_argument("--quantize", nargs="*", default=[], choices=["Q4_K_M", "Q4_K_S"])
+    parser.add_argument("--quantize", nargs="*", default=[], choices=["Q4_0", "Q4_K_M", "Q4_K_S"])
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--windows", type=int, default=64)

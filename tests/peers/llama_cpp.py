@@ -89,6 +89,8 @@ def type_in_mix(name: str, layers: int, mix: str) -> GGMLQuantizationType:
     with fewer than eight query heads to a key head."""
     if name in ("token_embd.weight", "output.weight"):
         return GGMLQuantizationType.Q6_K
+    if mix == "Q4_0":
+        return GGMLQuantizationType.Q4_0
     layer = int(name.split(".")[1])
     if mix == "Q4_K_M" and ("attn_v" in name or "ffn_down" in name) and more_bits(layer, layers):
         return GGMLQuantizationType.Q6_K
