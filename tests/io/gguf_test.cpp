@@ -62,6 +62,7 @@ class Gguf : public ::testing::Test {
   }
   Folder folder_;
 };
+class fault_E6 : public Gguf {};
 
 TEST_F(Gguf, ReadsKeysAndTensors) {
   const auto file = open(small_file());
@@ -98,7 +99,7 @@ TEST_F(Gguf, ReadsArraysOfEveryType) {
   EXPECT_EQ(*file->integers("u"), (std::vector<int64_t>{9}));
 }
 
-TEST_F(Gguf, TruncatedAtEveryByte) {
+TEST_F(fault_E6, TruncatedAtEveryByte) {
   const std::string whole = small_file();
   ASSERT_NO_THROW(open(whole));
   for (size_t size = 0; size < whole.size(); ++size) {
@@ -107,7 +108,7 @@ TEST_F(Gguf, TruncatedAtEveryByte) {
   }
 }
 
-TEST_F(Gguf, RefusesHostileHeaders) {
+TEST_F(fault_E6, RefusesHostileHeaders) {
   refused("GGML" + small_file().substr(4));
   expect_mentions(refused(header(0, 0, 1)), "version 1");
   expect_mentions(refused(header(0, 0, 4)), "version 4");
@@ -131,7 +132,7 @@ TEST_F(Gguf, RefusesHostileHeaders) {
   expect_mentions(refused(header(0, 1) + key_string("general.alignment", "x")), "alignment");
 }
 
-TEST_F(Gguf, RefusesHostileTensors) {
+TEST_F(fault_E6, RefusesHostileTensors) {
   const auto with = [](const std::string& tensors, int count) {
     return padded(header(uint64_t(count), 0) + tensors) + padded(floats(64));
   };

@@ -27,7 +27,7 @@ TEST(Json, ReadsWhatIsValid) {
   EXPECT_EQ(parse_json("18446744073709551615", "f").get<uint64_t>(), UINT64_MAX);
 }
 
-TEST(Json, RefusesEveryTruncation) {
+TEST(fault_E4, RefusesEveryTruncation) {
   const std::string text = R"({"a":[1.5,"b\n",{"c":null}],"d":true})";
   for (size_t length = 0; length < text.size(); ++length) {
     SCOPED_TRACE(length);
@@ -35,7 +35,7 @@ TEST(Json, RefusesEveryTruncation) {
   }
 }
 
-TEST(Json, RefusesDepthBeforeTheStack) {
+TEST(fault_E4, RefusesDepthBeforeTheStack) {
   expect_mentions(refused(std::string(100'000, '[')), "deeper than 64");
   std::string objects;
   for (int i = 0; i < 100'000; ++i) objects += R"({"a":)";
@@ -43,7 +43,7 @@ TEST(Json, RefusesDepthBeforeTheStack) {
   EXPECT_NO_THROW(parse_json(std::string(64, '[') + std::string(64, ']'), "f"));
 }
 
-TEST(Json, RefusesDuplicateKeysWithTheirPlace) {
+TEST(fault_E4, RefusesDuplicateKeysWithTheirPlace) {
   const std::string text = R"({"a": 1, "b": {"x": 1, "x": 2}})";
   const std::string message = refused(text);
   expect_mentions(message, "duplicate key \"x\"");
@@ -51,7 +51,7 @@ TEST(Json, RefusesDuplicateKeysWithTheirPlace) {
   EXPECT_NO_THROW(parse_json(R"({"a": {"a": 1}, "b": {"a": 1}})", "f"));
 }
 
-TEST(Json, RefusesTheRest) {
+TEST(fault_E4, RefusesTheRest) {
   for (const char* text :
        {"NaN", "[Infinity]", "{} x", "{}{}", "\xEF\xBB\xBF{}", R"("\ud800")", R"("\udc00x")",
         "\"\xFF\"", "[1,]", "{\"a\":1,}", "[1e400]", "// c\n1", "'a'", "[01]", "\"a\tb\"", ""}) {
@@ -60,13 +60,29 @@ TEST(Json, RefusesTheRest) {
   }
 }
 
-TEST(Json, KeepsToItsLimits) {
+TEST(fault_E4, KeepsToItsLimits) {
   expect_mentions(refused("[1,2,3,4]", {.bytes = 8}), "at most 8");
   expect_mentions(refused("[1,2,3,4]", {.values = 4}), "more than 4");
   EXPECT_NO_THROW(parse_json("[1,2,3,4]", "f", {.values = 5}));
 }
 
-TEST(Json, RefusesWhatIsNoFile) {
+TEST(fault_E4, RefusesAGigabyteUnread) {
+  const Folder folder;
+  const std::string path = folder.write("long.json", "\"aaaa");
+  std::filesystem::resize_file(path, size_t(1) << 30);
+  expect_mentions(refusal([&] { read_json_file(path); }), "1073741824 bytes of JSON, at most");
+  expect_mentions(refusal([&] { read_text_file(path, 1000); }), "at most 1000");
+}
+
+TEST(fault_E4, NumbersOfAnyLengthAreReadOrRefused) {
+  const std::string digits(100'000, '7');
+  expect_mentions(refused(digits), "number overflow");
+  expect_mentions(refused("-1e" + digits), "number overflow");
+  EXPECT_EQ(parse_json("1e-" + digits, "f"), 0.0);
+  EXPECT_EQ(parse_json("0." + digits, "f").get<double>(), 7.0 / 9);
+}
+
+TEST(fault_E4, RefusesWhatIsNoFile) {
   const Folder folder;
   expect_mentions(refusal([&] { read_json_file(folder.path()); }), "directory");
   expect_mentions(refusal([&] { read_json_file(folder.file("none.json")); }), "none.json");

@@ -35,6 +35,8 @@ class Hostile : public ::testing::Test {
   }
   Folder folder_;
 };
+class fault_E1 : public Hostile {};
+class fault_E2 : public Hostile {};
 
 // A tensor "a" of type, shape, offsets as given.
 std::string one(const std::string& dtype, const std::string& shape, const std::string& offsets) {
@@ -42,7 +44,7 @@ std::string one(const std::string& dtype, const std::string& shape, const std::s
          "}}";
 }
 
-TEST_F(Hostile, Lengths) {
+TEST_F(fault_E1, Lengths) {
   for (size_t size : {0, 1, 7, 8, 9}) refused(std::string(size, '\0'));
   for (uint64_t length : {uint64_t(0), uint64_t(1), uint64_t(13), uint64_t(1) << 31,
                           uint64_t(1) << 63, UINT64_MAX, uint64_t(100'000'001)}) {
@@ -52,7 +54,7 @@ TEST_F(Hostile, Lengths) {
   EXPECT_NO_THROW(Safetensors::open_file(folder_.write("ok.safetensors", file_of("{}  ", 0))));
 }
 
-TEST_F(Hostile, Headers) {
+TEST_F(fault_E1, Headers) {
   expect_mentions(refused("[]", 0), "begin with '{'");
   expect_mentions(refused("  {}", 0), "begin with '{'");
   expect_mentions(refused("{\"\xFF\":1}", 0), "not valid JSON");
@@ -74,7 +76,7 @@ TEST_F(Hostile, Headers) {
   expect_mentions(refused(R"({"a":)" + std::string(100'000, '['), 0), "x.safetensors");
 }
 
-TEST_F(Hostile, Tensors) {
+TEST_F(fault_E2, Tensors) {
   expect_mentions(refused(one("F32", "[1]", "[4,0]"), 4), "reversed");
   expect_mentions(refused(one("F32", "[1]", "[0,8]"), 8), "span 8");
   expect_mentions(refused(one("F32", "[2]", "[0,8]"), 4), "truncated");
@@ -97,7 +99,7 @@ TEST_F(Hostile, Tensors) {
   expect_mentions(refused(overlap, 6), "overlapping");
 }
 
-TEST_F(Hostile, TruncatedAtEveryByte) {
+TEST_F(fault_E2, TruncatedAtEveryByte) {
   const std::string whole = file_of(one("F32", "[2]", "[0,8]"), 8);
   folder_.write("ok.safetensors", whole);
   ASSERT_NO_THROW(Safetensors::open_file(folder_.file("ok.safetensors")));
@@ -107,10 +109,9 @@ TEST_F(Hostile, TruncatedAtEveryByte) {
   }
 }
 
-TEST(Safetensors, SaysSoWhenTheFileShrinksUnderIt) {
-  const Folder folder;
+TEST_F(fault_E2, SaysSoWhenTheFileShrinksUnderIt) {
   const std::string path =
-      folder.write("x.safetensors", file_of(one("F32", "[4096]", "[0,16384]"), 16384));
+      folder_.write("x.safetensors", file_of(one("F32", "[4096]", "[0,16384]"), 16384));
   const auto file = Safetensors::open_file(path);
   std::filesystem::resize_file(path, 200);
   std::vector<float> out(4096);
@@ -217,7 +218,7 @@ TEST(Safetensors, AFailedWriteLeavesNothing) {
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1);
 }
 
-class Index : public ::testing::Test {
+class fault_E3 : public ::testing::Test {
  protected:
   void SetUp() override {
     write_safetensors(folder_.file("s1.safetensors"), {{"a", StoredType::f32, {1}}}, supply);
@@ -233,12 +234,12 @@ class Index : public ::testing::Test {
   Folder folder_;
 };
 
-TEST_F(Index, Reads) {
+TEST_F(fault_E3, Reads) {
   folder_.write("model.safetensors.index.json", map("s1.safetensors", "s2.safetensors"));
   EXPECT_EQ(Safetensors::open_directory(folder_.path())->tensors().size(), 2u);
 }
 
-TEST_F(Index, RefusesHostileNames) {
+TEST_F(fault_E3, RefusesHostileNames) {
   for (const char* name : {"../../etc/passwd", "/etc/passwd", "../s2.safetensors", "", ".",
                            "sub/s2.safetensors", "s2.bin"})
     expect_mentions(refused(map("s1.safetensors", name)), "weight_map");
@@ -254,7 +255,7 @@ TEST_F(Index, RefusesHostileNames) {
   expect_mentions(refused(map("s1.safetensors", "m.safetensors")), "symbolic link");
 }
 
-TEST_F(Index, RefusesWhatDoesNotAgree) {
+TEST_F(fault_E3, RefusesWhatDoesNotAgree) {
   expect_mentions(refused(map("s1.safetensors", "s3.safetensors")), "missing");
   expect_mentions(refused(map("s1.safetensors", "s1.safetensors")), "tensor b");
   expect_mentions(refused(R"({"weight_map":{"a":"s1.safetensors","b":"s2.safetensors",)"
@@ -273,7 +274,7 @@ TEST_F(Index, RefusesWhatDoesNotAgree) {
   expect_mentions(refused(map("s1.safetensors", "s2.safetensors")), "tensor a");
 }
 
-TEST_F(Index, RefusesAMillionNames) {
+TEST_F(fault_E3, RefusesAMillionNames) {
   std::string json = R"({"weight_map":{)";
   for (int i = 0; i < 1'000'000; ++i)
     json += (i ? ",\"" : "\"") + std::to_string(i) + R"(":"s1.safetensors")";
