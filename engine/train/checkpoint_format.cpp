@@ -3,6 +3,8 @@
 
 #include <charconv>
 
+#include "engine/io/json.h"
+
 namespace qat::checkpoint_format {
 namespace {
 
@@ -61,7 +63,12 @@ std::string manifest_text(const Manifest& manifest) {
 }
 
 Manifest parse_manifest(const std::string& text, const std::string& path) {
-  const json whole = json::parse(text, nullptr, false);
+  json whole;
+  try {
+    whole = parse_json(text, path);
+  } catch (const Error& error) {
+    throw Damaged(error.what());
+  }
   if (!whole.is_object() || !whole.contains("manifest") || !whole["manifest"].is_object())
     throw Damaged(path + ": not a checkpoint manifest");
   check_version(whole, path);

@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "engine/core/log.h"
+#include "engine/io/json.h"
 #include "engine/train/checkpoint.h"
 #include "engine/train/checkpoint_files.h"
 #include "engine/train/checkpoint_format.h"
@@ -104,8 +105,11 @@ RankHeader read_header(const InputFile& file) {
   if (!sound) throw Damaged(file.path() + ": its header is damaged");
   std::string text(prefix.header_bytes, '\0');
   file.read(sizeof prefix, text.data(), text.size());
-  header.text = json::parse(text, nullptr, false);
-  if (!header.text.is_object()) throw Damaged(file.path() + ": its header is damaged");
+  try {
+    header.text = parse_json_object(text, file.path() + ": its header");
+  } catch (const Error& error) {
+    throw Damaged(error.what());
+  }
   return header;
 }
 

@@ -234,13 +234,20 @@ class HostileHeader : public Damage {
     auto header = nlohmann::json::parse(whole.substr(sizeof prefix, prefix.header_bytes));
     header["step"] = 20;
     change(header);
-    std::string text = header.dump();
+    rewrite_text(header.dump());
+  }
+  void rewrite_text(const std::string& text) const {
+    using checkpoint_format::Prefix;
+    const std::string whole = text_of(rank_path(10));
+    Prefix prefix;
+    std::memcpy(&prefix, whole.data(), sizeof prefix);
+    const uint64_t data = prefix.data_offset;
     prefix.header_bytes = text.size();
     const uint64_t offset = checkpoint_format::aligned(sizeof prefix + text.size());
     std::string file(reinterpret_cast<const char*>(&prefix), sizeof prefix);
     file += text;
     file.resize(offset, '\0');
-    file += whole.substr(prefix.data_offset);
+    file += whole.substr(data);
     std::memcpy(file.data() + offsetof(Prefix, data_offset), &offset, sizeof offset);
     checkpoint_format::Checksum checksum;
     checksum.add(file.data(), file.size());
@@ -252,6 +259,15 @@ class HostileHeader : public Damage {
     write_text(manifest_path(20), checkpoint_format::manifest_text(manifest));
   }
 };
+
+// Deep enough to overflow the stack of whoever copies or writes the tree.
+TEST_F(HostileHeader, fault_E4_deepNestingIsDamage) {
+  const std::string deep = std::string(3'000'000, '[') + std::string(3'000'000, ']');
+  rewrite_text(R"({"run_id":)" + deep + "}");
+  expect_skipped("nested deeper");
+  write_text(manifest_path(20), R"({"checksum":"","manifest":{"format":1,"x":)" + deep + "}}\n");
+  expect_skipped("nested deeper");
+}
 
 TEST_F(HostileHeader, EveryLieAboutATensorIsFound) {
   rewrite_header([](auto&) {});
