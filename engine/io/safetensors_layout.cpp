@@ -52,8 +52,15 @@ SafetensorsLayout find_safetensors(const std::string& directory) {
   if (!fs::exists(fs::symlink_status(index, error))) {
     const bool pickled = fs::exists(directory + "/pytorch_model.bin", error) ||
                          fs::exists(directory + "/pytorch_model.bin.index.json", error);
+    const std::string shard = directory + "/model-00001-of-";
+    bool sharded = false;
+    for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
+         entry.increment(error))
+      sharded = sharded || entry->path().string().starts_with(shard);
     refuse("{}: no model.safetensors and no model.safetensors.index.json{}", directory,
-           pickled ? "; pytorch_model.bin is not read, save the model as safetensors" : "");
+           pickled   ? "; pytorch_model.bin is not read, save the model as safetensors"
+           : sharded ? "; its shards are there, the index that names them is not"
+                     : "");
   }
   check_inside(directory, "model.safetensors.index.json");
   layout.index = index;

@@ -191,9 +191,18 @@ Inspection inspect_huggingface(const std::string& path) {
 }
 
 Inspection inspect_adapter(const std::string& path) {
-  Inspection result = inspect_safetensors(path + "/adapter_model.safetensors");
+  std::error_code error;
+  const std::string tensors = path + "/adapter_model.safetensors";
+  if (!fs::exists(tensors, error))
+    refuse("{}: is missing{}", tensors,
+           fs::exists(path + "/adapter_model.bin", error)
+               ? "; adapter_model.bin is not read, save the adapter as safetensors"
+               : "");
+  const Json config =
+      parse_json_object(read_text_file(path + "/adapter_config.json", JsonLimits().bytes),
+                        path + "/adapter_config.json");
+  Inspection result = inspect_safetensors(tensors);
   result.kind = "PEFT adapter";
-  const Json config = read_json_file(path + "/adapter_config.json");
   for (const char* key : {"peft_type", "base_model_name_or_path", "r", "lora_alpha"})
     if (const auto at = config.find(key); at != config.end())
       result.facts.emplace_back(key,
@@ -258,51 +267,97 @@ Inspection inspect_run(const std::string& path) {
   return result;
 }
 
-// What a file that we do not read seems to be, by its first bytes.
-[[noreturn]] void refuse_foreign(const std::string& path) {
-  const MappedFile file = MappedFile::open(path);
+// What files that we do not read begin with, and what to do about them.
+struct Foreign {
+  std::string_view head;
+  const char* what;
+};
+using std::string_view_literals::operator""sv;
+constexpr Foreign kForeign[] = {
+    {"PK\x03\x04"sv, "a zip archive, such as PyTorch's .bin and .pt; convert it to safetensors"},
+    {"\x80\x02"sv, "a pickle, as PyTorch writes; convert it to safetensors"},
+    {"\x80\x04"sv, "a pickle, as PyTorch writes; convert it to safetensors"},
+    {"\x89HDF"sv, "an HDF5 file; convert it to safetensors"},
+    {"version https://git-lfs"sv, "a Git LFS pointer, not the file; fetch it with git lfs pull"},
+    {"ggml"sv, "a GGML file from before GGUF; convert it with llama.cpp"},
+    {"lmgg"sv, "a GGML file from before GGUF; convert it with llama.cpp"},
+    {"tjgg"sv, "a GGML file from before GGUF; convert it with llama.cpp"},
+    {"\x1f\x8b"sv, "compressed with gzip; unpack it"},
+    {"\x28\xb5\x2f\xfd"sv, "compressed with zstd; unpack it"},
+    {"\x93NUMPY"sv, "a NumPy array; convert it to safetensors"},
+    {"\x89PNG"sv, "a PNG image"},
+    {"\xff\xd8\xff"sv, "a JPEG image"},
+    {"%PDF"sv, "a PDF document"},
+    {"\x7f"
+     "ELF"sv,
+     "a program or a library"},
+    {"<"sv, "a page of HTML or XML, such as a download that failed"},
+    {"{"sv, "JSON; name the directory it lies in"},
+    {"["sv, "JSON; name the directory it lies in"}};
+
+/// Refuses an empty file, and one of another kind than its name may say.
+void refuse_foreign(const MappedFile& file) {
+  if (file.size() == 0) refuse("{}: is empty", file.path());
   const std::string_view head = file.text(0, std::min<size_t>(file.size(), 32));
-  const auto starts = [&](std::string_view with) { return head.starts_with(with); };
-  if (head.empty()) refuse("{}: is empty", path);
-  if (starts("PK\x03\x04"))
-    refuse("{}: is a zip archive, such as PyTorch's .bin and .pt; convert it to safetensors", path);
-  if (starts("\x80\x02") || starts("\x80\x04"))
-    refuse("{}: is a pickle, as PyTorch writes; convert it to safetensors", path);
-  if (starts("\x89HDF")) refuse("{}: is an HDF5 file; convert it to safetensors", path);
-  if (starts("version https://git-lfs"))
-    refuse("{}: is a Git LFS pointer, not the file; fetch it with git lfs pull", path);
-  if (starts("{") || starts("[")) refuse("{}: is JSON; name the directory it lies in", path);
-  refuse("{}: is neither safetensors nor GGUF (it begins with {})", path, printable(head));
+  for (const Foreign& foreign : kForeign)
+    if (head.starts_with(foreign.head)) refuse("{}: is {}", file.path(), foreign.what);
 }
 
-bool looks_like_safetensors(const std::string& path) {
-  if (path.ends_with(".safetensors")) return true;
-  const MappedFile file = MappedFile::open(path);
-  return file.size() >= 10 && file.text(8, 1) == "{";
+/// A directory that is none we read: what it holds instead, and what to name.
+[[noreturn]] void refuse_directory(const std::string& path) {
+  constexpr const char* kExpected = "a model, a run, a checkpoint or an adapter";
+  std::error_code error;
+  std::set<std::string> names;
+  for (fs::directory_iterator entry(path, error), end; !error && entry != end;
+       entry.increment(error))
+    names.insert(entry->path().filename().string());
+  if (error) refuse("{}: {}", path, error.message());
+  if (names.empty()) refuse("{}: is empty; expected {}", path, kExpected);
+  if (names.contains("recipe.yaml")) refuse("{}: a run that has no model/config.json yet", path);
+  const auto first = [&](std::string_view prefix, std::string_view suffix) {
+    const auto found = std::find_if(names.begin(), names.end(), [&](const std::string& name) {
+      return name.starts_with(prefix) && name.ends_with(suffix);
+    });
+    return found == names.end() ? std::string() : printable(*found);
+  };
+  if (const std::string name = first("rank-", ".bin"); !name.empty())
+    refuse("{}: holds {} but no {}: a checkpoint that was never finished", path, name,
+           checkpoint_format::kManifest);
+  if (const std::string name = first("step-", ""); !name.empty())
+    refuse("{}: holds checkpoints; name the run, or one of them, such as {}", path, name);
+  if (names.contains("checkpoints"))
+    refuse("{}: holds checkpoints/ but no recipe.yaml; name one of the checkpoints", path);
+  for (const char* suffix : {".gguf", ".safetensors"})
+    if (const std::string name = first("", suffix); !name.empty())
+      refuse("{}: holds {} but no config.json; name that file", path, name);
+  refuse("{}: holds no config.json, recipe.yaml, manifest.json or adapter_config.json; expected {}",
+         path, kExpected);
 }
 
 }  // namespace
 
 Inspection inspect(const std::string& path) {
   std::error_code error;
-  if (!fs::exists(path, error)) refuse("{}: no such file or directory", path);
-  if (fs::is_directory(path, error)) {
+  const fs::file_status status = fs::status(path, error);
+  if (!fs::exists(status)) refuse("{}: {}", path, error.message());
+  if (fs::is_directory(status)) {
     const auto has = [&](const char* name) { return fs::exists(path + "/" + name, error); };
     if (has("recipe.yaml") && fs::exists(model_directory(path) + "/config.json", error))
       return inspect_run(path);
     if (has(checkpoint_format::kManifest)) return inspect_checkpoint(path);
     if (has("adapter_config.json")) return inspect_adapter(path);
     if (has("config.json")) return inspect_huggingface(path);
-    refuse(
-        "{}: holds no config.json, recipe.yaml, manifest.json or adapter_config.json; expected "
-        "a model, a run, a checkpoint or an adapter",
-        path);
+    refuse_directory(path);
   }
   const MappedFile file = MappedFile::open(path);
-  if (path.ends_with(".gguf") || (file.size() >= 4 && file.text(0, 4) == "GGUF"))
-    return inspect_gguf(path);
-  if (looks_like_safetensors(path)) return inspect_safetensors(path);
-  refuse_foreign(path);
+  const std::string_view head = file.text(0, std::min<size_t>(file.size(), 32));
+  if (head.starts_with("GGUF")) return inspect_gguf(path);
+  // The length of a header (its upper bytes are 0), then the header: no text begins so.
+  const bool tensors = head.size() >= 10 && head[7] == '\0' && head[8] == '{';
+  if (!tensors) refuse_foreign(file);
+  if (path.ends_with(".gguf")) return inspect_gguf(path);
+  if (tensors || path.ends_with(".safetensors")) return inspect_safetensors(path);
+  refuse("{}: is neither safetensors nor GGUF (it begins with {})", path, printable(head));
 }
 
 uint64_t Inspection::bytes() const {
