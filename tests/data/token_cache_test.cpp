@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <csignal>
 
@@ -60,7 +61,7 @@ TEST(TokenCache, WritesAndReadsBackEveryWidth) {
   }
 }
 
-TEST(TokenCache, IdsOutsideTheVocabularyAreRefusedByDocument) {
+TEST(fault_E9, IdsOutsideTheVocabularyAreRefusedByDocument) {
   TokenWriter writer("", 10, LossMask::absent);
   EXPECT_NE(refusal([&] {
               writer.add(std::vector<int32_t>{1, 10}, {}, "f:3");
@@ -105,7 +106,7 @@ std::string good_file(const Folder& folder) {
   return toy::content_of(folder / "good.bin");
 }
 
-TEST(TokenCache, EveryTruncationIsRefused) {
+TEST(fault_E9, EveryTruncationIsRefused) {
   const Folder folder;
   const std::string good = good_file(folder);
   for (size_t size = 0; size < good.size(); ++size) {
@@ -116,7 +117,7 @@ TEST(TokenCache, EveryTruncationIsRefused) {
   EXPECT_NE(refusal([&] { TokenFile::open(longer, 300); }).find("trailing"), std::string::npos);
 }
 
-TEST(TokenCache, EveryFlippedBitIsRefused) {
+TEST(fault_E9, EveryFlippedBitIsRefused) {
   const Folder folder;
   const std::string good = good_file(folder);
   for (size_t bit = 0; bit < 8 * good.size(); ++bit) {
@@ -127,7 +128,7 @@ TEST(TokenCache, EveryFlippedBitIsRefused) {
   }
 }
 
-TEST(TokenCache, AHostileHeaderWithRightChecksumsIsRefused) {
+TEST(fault_E9, AHostileHeaderWithRightChecksumsIsRefused) {
   const Folder folder;
   const std::string good = good_file(folder);
   const auto with = [&](auto change) {
@@ -152,7 +153,7 @@ TEST(TokenCache, AHostileHeaderWithRightChecksumsIsRefused) {
             std::string::npos);
 }
 
-TEST(TokenCache, WhatIsNoTokenFileIsRefusedAtOnce) {
+TEST(fault_E9, WhatIsNoTokenFileIsRefusedAtOnce) {
   const Folder folder;
   const auto open = [&](const std::string& path) {
     return refusal([&] { open_tokens(path, options_in("")); });
@@ -219,7 +220,7 @@ TEST(TokenCache, ADamagedEntryIsMadeAgain) {
   EXPECT_EQ(all_ids(*TokenFile::open(entry, 259)), good);
 }
 
-TEST(TokenCache, AFileTruncatedWhileInUseIsRefusedNotASignal) {
+TEST(fault_E9, AFileTruncatedWhileInUseIsRefusedNotASignal) {
   const Folder folder;
   good_file(folder);
   const auto file = TokenFile::open(folder / "good.bin", 300);
@@ -369,6 +370,49 @@ TEST(EncodeDocument, EachAnswerOfAConversationCounts) {
 TEST(EncodeDocument, WithoutAnAnswerThereIsNothingToLearn) {
   const Document document{{{"q?", Loss::ignored}, {"", Loss::counted}}, "here"};
   EXPECT_TRUE(encode_document(document, DataFormat::prompt_completion, toy::encoder()).ids.empty());
+}
+
+// A quarter of a gigabyte of ids, almost all of them a hole in the file.
+TEST(fault_E9, AFileLargerThanTheMemoryItTakes) {
+  const Folder folder;
+  const std::string path = folder / "large.bin";
+  TokenWriter writer(path, 300, LossMask::absent);
+  writer.add(std::vector<int32_t>{1, 2, 3}, {}, "d");
+  writer.commit({});
+  constexpr uint64_t kTokens = uint64_t{1} << 27;
+  TokenHeader header;
+  std::ifstream(path, std::ios::binary).read(reinterpret_cast<char*>(&header), sizeof header);
+  header.tokens = kTokens;
+  std::filesystem::resize_file(path, sizeof header + 2 * kTokens);
+  std::ofstream(path, std::ios::binary | std::ios::app)
+      .write(reinterpret_cast<const char*>(&kTokens), sizeof kTokens);
+  {
+    std::ifstream in(path, std::ios::binary);
+    in.seekg(sizeof header);
+    XXH3_state_t* state = XXH3_createState();
+    XXH3_64bits_reset(state);
+    std::vector<char> block(1 << 20);
+    while (in.read(block.data(), std::streamsize(block.size())) || in.gcount() > 0)
+      XXH3_64bits_update(state, block.data(), size_t(in.gcount()));
+    header.data_checksum = XXH3_64bits_digest(state);
+    XXH3_freeState(state);
+  }
+  header.header_checksum = checksum_of(header);
+  std::fstream(path, std::ios::binary | std::ios::in | std::ios::out)
+      .write(reinterpret_cast<const char*>(&header), sizeof header);
+  const pid_t child = fork();
+  if (child == 0) {
+    try {
+      _exit(TokenFile::open(path, 300)->info().tokens == kTokens ? 0 : 1);
+    } catch (const Error&) {
+      _exit(2);
+    }
+  }
+  int status = 0;
+  rusage usage{};
+  wait4(child, &status, 0, &usage);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  EXPECT_LT(usage.ru_maxrss, 128 * 1024) << "KiB at the most";
 }
 
 TEST(TokenCache, ThreeMillionTokensReadBack) {
