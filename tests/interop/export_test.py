@@ -362,7 +362,8 @@ class TestInspect:
 
 
 def test_a_gguf_of_a_model_as_it_is(commands, stories, tmp_path):
-    said = commands.complete("qat-export", stories, "--format", "gguf", "-o", tmp_path / "no", expect=2).stderr
+    said = commands.complete("qat-export", stories, "--format", "gguf", "-o", tmp_path / "no", expect=2,
+                             cwd=ROOT).stderr  # fmt: skip
     assert "--ptq none leaves it in 16 bits" in said
     commands.run("qat-export", stories, "--format", "gguf", "-o", tmp_path / "out", "--ptq", "none")
     stored = {t.name: t for t in gguf.GGUFReader(min((tmp_path / "out").glob("*.gguf"))).tensors}
@@ -370,5 +371,5 @@ def test_a_gguf_of_a_model_as_it_is(commands, stories, tmp_path):
     name = "model.layers.0.mlp.up_proj.weight"
     assert (stored["blk.0.ffn_up.weight"].data == masters[name].astype(numpy.float16)).all()
     said = commands.complete("qat-export", stories, "--format", "gptq", "-o", tmp_path / "no", "--ptq", "none",
-                             expect=2).stderr  # fmt: skip
+                             expect=2, cwd=ROOT).stderr  # fmt: skip
     assert "gptq files hold codes" in said
