@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/core/error.h"
+#include "models/token_ids.h"
 
 namespace qat {
 
@@ -91,6 +92,7 @@ std::vector<int32_t> Generator::generate(const std::vector<int32_t>& prompt,
   if (prompt.empty()) refuse("an empty prompt has nothing to continue; give at least one token");
   if (int64_t(prompt.size()) >= context_)
     refuse("the prompt has {} tokens, the context {}; shorten the prompt", prompt.size(), context_);
+  check_token_ids(prompt, config_);
   prepared_ = nullptr;
   // The last token is fed in any case: its logits are what generation starts from.
   const int64_t shared =

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "engine/core/error.h"
+#include "models/token_ids.h"
 
 namespace qat {
 namespace {
@@ -156,6 +157,7 @@ std::vector<Likelihood> Scorer::score(std::span<const Continuation> requests,
   for (size_t r = 0; r < batch.size(); ++r) {
     const Continuation& request = requests[batch[r]];
     const int64_t count = inputs_of(request), at = int64_t(r) * length;
+    check_token_ids(request.ids, spec_.config);
     const int32_t* ids = request.ids.data() + (int64_t(request.ids.size()) - 1 - count);
     std::copy_n(ids, count, tokens + at);
     for (int64_t t = 0; t < length; ++t) positions[at + t] = int32_t(t);

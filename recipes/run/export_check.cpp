@@ -7,6 +7,7 @@
 #include "engine/data/eval_windows.h"
 #include "models/decoder.h"
 #include "models/source.h"
+#include "models/token_ids.h"
 
 namespace qat {
 namespace {
@@ -57,6 +58,7 @@ constexpr const char* kBuiltInText =
 // A tokenizer that makes few tokens of the text gets shorter windows.
 std::vector<Batch> built_in_windows(const ExportInputs& in) {
   const std::vector<int32_t> ids = in.tokenizer.encode(kBuiltInText);
+  check_token_ids(ids, in.config);
   const int64_t window =
       std::min({kWindow, in.config.max_positions, std::max<int64_t>(int64_t(ids.size()) / 2, 2)});
   return windows_of(ids, window, kWindows);
