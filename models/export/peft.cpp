@@ -97,8 +97,16 @@ std::string find_difference(const std::string& directory, const AdapterPlan& pla
   return "";
 }
 
+bool flag_at(const Json& json, const char* key, const std::string& file) {
+  const Json value = json.value(key, Json());
+  if (!value.is_null() && !value.is_boolean())
+    refuse("{}: {}: expected true or false, got {}", file, key, printable(value.dump()));
+  return value == true;
+}
+
 /// What stands in the config for keys that would change the mathematics.
 void check_config_keys(const Json& json, const std::string& file) {
+  if (!json.is_object()) refuse("{}: expected a JSON object, got {}", file, json.type_name());
   const auto refuse_key = [&](const char* key, const Json& got, const char* expected) {
     refuse("{}: {}: expected {}, got {}; only LoRA, rsLoRA and DoRA of linears are read", file, key,
            expected, printable(got.dump()));
@@ -176,8 +184,8 @@ std::map<std::string, LinearAdapter> read_peft_plan(const std::string& directory
   common.rank = int64_t(number_at(json, "r", file));
   common.alpha = number_at(json, "lora_alpha", file);
   if (common.alpha <= 0.0) refuse("{}: lora_alpha: expected a number above 0", file);
-  if (json.value("use_rslora", false)) common.scaling = AdapterScaling::root_of_rank;
-  if (json.value("use_dora", false)) common.kind = AdapterKind::dora;
+  if (flag_at(json, "use_rslora", file)) common.scaling = AdapterScaling::root_of_rank;
+  if (flag_at(json, "use_dora", file)) common.kind = AdapterKind::dora;
 
   const std::vector<std::string> known = decoder_linears(config);
   const auto tensors = Safetensors::open_file(directory + kTensors);
