@@ -229,7 +229,10 @@ GgufTokenizer read_gguf_tokenizer(const GgufFile& file) {
   const std::string* chat = file.string("tokenizer.chat_template");
   result.settings.bos_id = data.bos;
   result.settings.eos_id = data.eos;
-  if (chat != nullptr) result.settings.chat_template = *chat;
+  if (chat != nullptr) {
+    check_utf8(*chat, data.name + ": tokenizer.chat_template");
+    result.settings.chat_template = *chat;
+  }
   result.settings.config_json =
       write_config_json(text(data.bos), text(data.eos), text(data.unknown), text(data.padding),
                         result.settings.chat_template);

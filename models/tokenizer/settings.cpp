@@ -6,6 +6,7 @@
 
 #include "engine/core/error.h"
 #include "models/tokenizer/json_fields.h"
+#include "models/tokenizer/unicode.h"
 
 namespace qat {
 namespace {
@@ -42,7 +43,12 @@ TokenizerSettings read_settings(const std::string& directory, const FindToken& f
   TokenizerSettings settings;
   std::string bos, eos;
   const auto path = [&](const char* name) { return (fs::path(directory) / name).string(); };
-  const auto exists = [&](const char* name) { return fs::exists(path(name)); };
+  const auto exists = [&](const char* name) {
+    std::error_code error;
+    const bool there = fs::exists(path(name), error);
+    if (error) refuse("{}: {}", path(name), error.message());
+    return there;
+  };
   for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
     if (!exists(name)) continue;
     const std::string text = read_text_file(path(name), JsonLimits().bytes);
@@ -57,6 +63,7 @@ TokenizerSettings read_settings(const std::string& directory, const FindToken& f
   }
   if (exists("chat_template.jinja")) {
     settings.chat_template = read_text_file(path("chat_template.jinja"), kTemplateBytes);
+    check_utf8(settings.chat_template, path("chat_template.jinja"));
   } else if (exists("chat_template.json")) {
     const Json document = read_json_file(path("chat_template.json"));
     settings.chat_template =
@@ -72,6 +79,11 @@ TokenizerSettings read_settings(const std::string& directory, const FindToken& f
     if (settings.eos_id < 0) settings.eos_id = token_id(root["eos_token_id"]);
   }
   return settings;
+}
+
+void check_utf8(std::string_view text, const std::string& where) {
+  if (const size_t valid = unicode::valid_prefix(text); valid != text.size())
+    refuse("{}: is not UTF-8 at byte {}", where, valid);
 }
 
 std::string write_config_json(const std::string& bos, const std::string& eos,

@@ -24,6 +24,9 @@ using FindToken = std::function<int32_t(std::string_view)>;
 /// empty without a tokenizer_config.json.
 TokenizerSettings read_settings(const std::string& directory, const FindToken& find);
 
+/// Refuses a text that is not UTF-8, with `where` in front and the byte.
+void check_utf8(std::string_view text, const std::string& where);
+
 /// Writes tokenizer_config.json text. Empty strings are left out.
 std::string write_config_json(const std::string& bos, const std::string& eos,
                               const std::string& unknown, const std::string& padding,

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "engine/core/error.h"
 #include "models/tokenizer/tokenizer.h"
 #include "tests/tokenizer/golden.h"
 #include "tests/tokenizer/scratch.h"
@@ -48,6 +49,30 @@ TEST_F(TokenizerSettingsTest, IdsComeFromConfigWithoutIt) {
   EXPECT_EQ(tokenizer->bos_id(), 1);
   EXPECT_EQ(tokenizer->eos_id(), 2);
   EXPECT_EQ(tokenizer->chat_template(), "J");
+}
+
+TEST_F(TokenizerSettingsTest, ATemplateThatIsNotUtf8IsRefused) {
+  std::ofstream(folder_ / "chat_template.jinja") << "a\xFF";
+  try {
+    Tokenizer::open(folder_.string());
+    FAIL() << "must be refused";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Exit::refused);
+    EXPECT_NE(std::string(error.what()).find("chat_template.jinja: is not UTF-8 at byte 1"),
+              std::string::npos)
+        << error.what();
+  }
+}
+
+TEST_F(TokenizerSettingsTest, AFileThatCannotBeLookedAtIsRefused) {
+  fs::create_symlink("tokenizer_config.json", folder_ / "tokenizer_config.json");
+  try {
+    Tokenizer::open(folder_.string());
+    FAIL() << "must be refused";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Exit::refused);
+    EXPECT_NE(std::string(error.what()).find("symbolic links"), std::string::npos) << error.what();
+  }
 }
 
 }  // namespace
