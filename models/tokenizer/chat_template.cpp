@@ -9,6 +9,7 @@
 #include "engine/io/json.h"
 #include "models/tokenizer/jinja_parser.h"
 #include "models/tokenizer/jinja_render.h"
+#include "models/tokenizer/unicode.h"
 
 namespace qat {
 namespace {
@@ -42,6 +43,8 @@ ChatTemplate::ChatTemplate(const Tokenizer& tokenizer, const std::string& source
         "chat messages need a chat template and the model has none (chat_template in "
         "tokenizer_config.json, or chat_template.jinja); name a Jinja file with "
         "data.chat_template");
+  if (const size_t valid = unicode::valid_prefix(source); valid != source.size())
+    refuse("the chat template is not UTF-8 at byte {}", valid);
   tree_ = jinja::parse(source);
   // The special tokens are variables of the template, by the names they have in the configuration.
   const Json config = parse_json(tokenizer.config_json(), "tokenizer_config.json");
@@ -66,7 +69,8 @@ jinja::Dict ChatTemplate::variables(const std::vector<ChatMessage>& messages,
                                     AddGenerationPrompt prompt) const {
   jinja::List list;
   for (const ChatMessage& message : messages)
-    list.emplace_back(jinja::Dict{{"role", message.role}, {"content", message.content}});
+    list.emplace_back(jinja::Dict{{"role", unicode::replace_invalid(message.role)},
+                                  {"content", unicode::replace_invalid(message.content)}});
   jinja::Dict variables = special_tokens_;
   variables.emplace_back("messages", jinja::Value(std::move(list)));
   variables.emplace_back("tools", jinja::Value(jinja::None{}));

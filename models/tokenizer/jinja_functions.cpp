@@ -1,5 +1,6 @@
 // Methods, filters and tests: what Python and jinja2 do, for the types that chat templates use.
 #include <algorithm>
+#include <utility>
 
 #include "engine/core/error.h"
 #include "models/tokenizer/jinja_render.h"
@@ -12,14 +13,17 @@ namespace {
   refuse("chat template: {} of a value of type {} is not supported", what, value.type_name());
 }
 
+bool is_space(uint32_t code) {
+  return (code >= 0x1C && code <= 0x1F) || (unicode::classes()[code] & unicode::kSpace) != 0;
+}
+
 // str.strip(): white space as Python's str.isspace sees it, or the given characters.
 std::string strip(const std::string& text, const List& arguments, bool left, bool right) {
   const bool chosen = !arguments.empty() && !arguments[0].is_none();
   if (chosen && arguments[0].text() == nullptr) unsupported("strip", arguments[0]);
   const auto strips = [&](const char* at, size_t bytes) {
     if (chosen) return arguments[0].text()->find(std::string(at, bytes)) != std::string::npos;
-    const uint32_t code = unicode::decode(at).code;
-    return (code >= 0x1C && code <= 0x1F) || (unicode::classes()[code] & unicode::kSpace) != 0;
+    return is_space(unicode::decode(at).code);
   };
   const char *begin = text.data(), *end = begin + text.size();
   while (left && begin < end && strips(begin, unicode::length_from_first_byte(*begin)))
@@ -32,13 +36,23 @@ std::string strip(const std::string& text, const List& arguments, bool left, boo
   return {begin, end};
 }
 
-std::string replace(std::string text, const std::string& from, const std::string& to,
+// Before a small input becomes a large output.
+void check_size(size_t bytes) {
+  if (bytes > kMostMade) refuse("chat template: makes more than {} bytes", kMostMade);
+}
+
+std::string replace(const std::string& text, const std::string& from, const std::string& to,
                     int64_t most) {
   if (from.empty()) refuse("chat template: replace of an empty text is not supported");
+  std::string out;
+  size_t begin = 0;
   for (size_t at = text.find(from); at != std::string::npos && most != 0;
-       at = text.find(from, at + to.size()), --most)
-    text.replace(at, from.size(), to);
-  return text;
+       at = text.find(from, begin), --most) {
+    out.append(text, begin, at - begin).append(to);
+    check_size(out.size());
+    begin = at + from.size();
+  }
+  return out.append(text, begin);
 }
 
 // Only ASCII: other letters may change their length or depend on the language.
@@ -70,15 +84,20 @@ List split(const std::string& text, const List& arguments) {
       arguments.size() > 1 && arguments[1].integer() != nullptr ? *arguments[1].integer() : -1;
   if (arguments.empty() || arguments[0].is_none()) {
     if (most >= 0) refuse("chat template: split at white space with a limit is not supported");
-    std::string rest = strip(text, {}, true, true);
-    while (!rest.empty()) {
-      size_t end = 0;
-      while (end < rest.size() &&
-             !(unicode::classes()[unicode::decode(rest.data() + end).code] & unicode::kSpace))
-        end += unicode::length_from_first_byte(rest[end]);
-      parts.emplace_back(rest.substr(0, end));
-      rest = strip(rest.substr(end), {}, true, false);
+    std::string part;
+    const auto end_part = [&] {
+      if (!part.empty()) parts.emplace_back(std::exchange(part, {}));
+      check_size(parts.size() * sizeof(Value));
+    };
+    for (size_t at = 0; at < text.size();) {
+      const size_t bytes = unicode::length_from_first_byte(text[at]);
+      if (is_space(unicode::decode(text.data() + at).code))
+        end_part();
+      else
+        part.append(text, at, bytes);
+      at += bytes;
     }
+    end_part();
     return parts;
   }
   const std::string& separator = text_argument(arguments, 0, "split");
@@ -87,6 +106,7 @@ List split(const std::string& text, const List& arguments) {
   for (size_t at = text.find(separator); at != std::string::npos && most != 0;
        at = text.find(separator, from), --most) {
     parts.emplace_back(text.substr(from, at - from));
+    check_size(parts.size() * sizeof(Value));
     from = at + separator.size();
   }
   parts.emplace_back(text.substr(from));
@@ -102,6 +122,12 @@ bool affix(const std::string& text, const List& arguments, bool start) {
     if (choice.text() == nullptr) unsupported("startswith", choice);
     return start ? text.starts_with(*choice.text()) : text.ends_with(*choice.text());
   });
+}
+
+int64_t characters_in(std::string_view text) {
+  int64_t count = 0;
+  for (size_t at = 0; at < text.size(); ++count) at += unicode::length_from_first_byte(text[at]);
+  return count;
 }
 
 Value text_method(const std::string& text, const std::string& name, const List& arguments) {
@@ -121,7 +147,7 @@ Value text_method(const std::string& text, const std::string& name, const List& 
     // Python counts characters.
     const size_t at = text.find(text_argument(arguments, 0, name));
     if (at == std::string::npos) return int64_t(-1);
-    return int64_t(elements(Value(text.substr(0, at))).size());
+    return characters_in(std::string_view(text).substr(0, at));
   }
   refuse("chat template: the method '{}' of a text is not supported", name);
 }
@@ -163,6 +189,7 @@ List select(const Value& input, const List& arguments, bool wanted) {
 
 Value length(const Value& input) {
   if (input.dict() != nullptr) return int64_t(input.dict()->size());
+  if (input.text() != nullptr) return characters_in(*input.text());
   return int64_t(elements(input).size());
 }
 
@@ -175,6 +202,7 @@ Value join(const Value& input, const List& arguments, const Dict& keywords) {
     if (!first) out += separator;
     first = false;
     out += to_text(item);
+    check_size(out.size());
   }
   return out;
 }
@@ -190,6 +218,7 @@ List elements(const Value& value) {
     return out;
   }
   if (value.text() == nullptr) unsupported("looping over or counting", value);
+  check_size(value.text()->size() * sizeof(Value));
   for (size_t at = 0; at < value.text()->size();) {
     const size_t bytes = unicode::length_from_first_byte((*value.text())[at]);
     out.emplace_back(value.text()->substr(at, bytes));

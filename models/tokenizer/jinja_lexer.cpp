@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "engine/core/error.h"
+#include "engine/io/printable.h"
 #include "models/tokenizer/unicode.h"
 
 namespace qat::jinja {
@@ -143,7 +144,7 @@ class Cutter {
     if (is_digit(c)) {
       int64_t number = 0;
       const size_t begin = at_;
-      while (is_digit(peek())) number = number * 10 + (text_[at_++] - '0');
+      while (is_digit(peek()) && at_ - begin < 16) number = number * 10 + (text_[at_++] - '0');
       if (at_ - begin > 15 || (peek() == '.' && is_digit(peek(1))) || is_name_start(peek()))
         broken("only whole numbers of up to 15 digits can be read");
       return {Token::Type::integer, "", number};
@@ -156,7 +157,7 @@ class Cutter {
       }
     }
     if (std::string_view("()[]{}.,:|+-*/%~<>=").find(c) == std::string_view::npos)
-      broken(fmt::format("unexpected character '{}'", c));
+      broken(fmt::format("unexpected character '{}'", printable({&c, 1})));
     if (c == '(' || c == '[' || c == '{') ++open;
     if (c == ')' || c == ']' || c == '}') --open;
     if (open < 0) broken("a bracket that was never opened");

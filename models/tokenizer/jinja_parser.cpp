@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "engine/core/error.h"
+#include "engine/io/printable.h"
 #include "models/tokenizer/jinja_lexer.h"
 
 namespace qat::jinja {
@@ -13,6 +15,7 @@ namespace {
 using NodePtr = std::unique_ptr<Node>;
 
 constexpr int kDeepest = 100;
+constexpr int kLongest = 1000;  // operators of one tag: each may be a level of the tree
 
 template <class... Children>
 NodePtr make(Kind kind, std::string text = {}, Children... children) {
@@ -83,7 +86,7 @@ class ExpressionParser {
       NodePtr condition = either();
       NodePtr otherwise = take_word("else") ? expression() : nullptr;
       value =
-          make(Kind::conditional, {}, std::move(value), std::move(condition), std::move(otherwise));
+          link(Kind::conditional, {}, std::move(value), std::move(condition), std::move(otherwise));
     }
     --depth_;
     return value;
@@ -91,18 +94,25 @@ class ExpressionParser {
   /// Without `if`, for the list of a loop.
   NodePtr either() {
     NodePtr left = both();
-    while (take_word("or")) left = make(Kind::binary, "or", std::move(left), both());
+    while (take_word("or")) left = link(Kind::binary, "or", std::move(left), both());
     return left;
   }
 
  private:
   std::string shown() const {
-    return peek().type == Token::Type::integer ? std::to_string(peek().number) : peek().text;
+    return peek().type == Token::Type::integer ? std::to_string(peek().number)
+                                               : printable(peek().text);
+  }
+  /// A node above those that were read before, as in a ~ b ~ c.
+  template <class... Children>
+  NodePtr link(Kind kind, std::string text, Children... children) {
+    if (++links_ > kLongest) broken("an expression that is too long");
+    return make(kind, std::move(text), std::move(children)...);
   }
 
   NodePtr both() {
     NodePtr left = negation();
-    while (take_word("and")) left = make(Kind::binary, "and", std::move(left), negation());
+    while (take_word("and")) left = link(Kind::binary, "and", std::move(left), negation());
     return left;
   }
   NodePtr negation() {
@@ -132,20 +142,20 @@ class ExpressionParser {
       }
       if (operation.empty()) return left;
       if (++compared > 1) broken("a chain of comparisons is not supported");
-      left = make(Kind::binary, operation, std::move(left), sum());
+      left = link(Kind::binary, operation, std::move(left), sum());
     }
   }
   NodePtr sum() {
     NodePtr left = concatenation();
     while (is_symbol("+") || is_symbol("-")) {
       const std::string operation = tokens_[at_++].text;
-      left = make(Kind::binary, operation, std::move(left), concatenation());
+      left = link(Kind::binary, operation, std::move(left), concatenation());
     }
     return left;
   }
   NodePtr concatenation() {
     NodePtr left = product();
-    while (take_symbol("~")) left = make(Kind::binary, "~", std::move(left), product());
+    while (take_symbol("~")) left = link(Kind::binary, "~", std::move(left), product());
     return left;
   }
   NodePtr product() {
@@ -155,7 +165,7 @@ class ExpressionParser {
       const std::string operation = tokens_[at_++].text;
       if (operation == "/" || operation == "**")
         broken("the operator " + operation + " is not supported");
-      left = make(Kind::binary, operation, std::move(left), signed_value(Filters::allowed));
+      left = link(Kind::binary, operation, std::move(left), signed_value(Filters::allowed));
     }
     return left;
   }
@@ -221,11 +231,11 @@ class ExpressionParser {
   NodePtr postfix(NodePtr node) {
     while (true) {
       if (take_symbol(".")) {
-        node = make(Kind::member, take_name(), std::move(node));
+        node = link(Kind::member, take_name(), std::move(node));
       } else if (take_symbol("[")) {
         node = subscript(std::move(node));
       } else if (take_symbol("(")) {
-        node = make(Kind::call, {}, std::move(node));
+        node = link(Kind::call, {}, std::move(node));
         arguments(*node);
       } else {
         return node;
@@ -243,10 +253,10 @@ class ExpressionParser {
     }
     expect_symbol("]");
     if (slice)
-      return make(Kind::slice, {}, std::move(object), std::move(bounds[0]), std::move(bounds[1]),
+      return link(Kind::slice, {}, std::move(object), std::move(bounds[0]), std::move(bounds[1]),
                   std::move(bounds[2]));
     if (bounds[0] == nullptr) broken("an empty subscript");
-    return make(Kind::item, {}, std::move(object), std::move(bounds[0]));
+    return link(Kind::item, {}, std::move(object), std::move(bounds[0]));
   }
 
   // Up to the closing bracket; names has an entry for each child of the node.
@@ -270,7 +280,7 @@ class ExpressionParser {
         const std::string name = take_name();
         if (!contains(kFilters, name))
           broken(fmt::format("the filter '{}' is not supported", name));
-        node = make(Kind::filter, name, std::move(node));
+        node = link(Kind::filter, name, std::move(node));
         if (take_symbol("("))
           arguments(*node);
         else
@@ -279,7 +289,7 @@ class ExpressionParser {
         const bool negated = take_word("not");
         std::string name = take_name();
         if (!contains(kTests, name)) broken(fmt::format("the test '{}' is not supported", name));
-        node = make(Kind::test, name, std::move(node));
+        node = link(Kind::test, name, std::move(node));
         node->names.resize(1);
         if (take_symbol("(")) {
           arguments(*node);
@@ -298,6 +308,7 @@ class ExpressionParser {
   int line_;
   size_t at_ = 0;
   int depth_ = 0;
+  int links_ = 0;
 };
 
 class TemplateParser {
@@ -313,7 +324,7 @@ class TemplateParser {
 
  private:
   // The first word of the current statement.
-  std::string word() const { return parts_[at_].tokens.front().text; }
+  std::string word() const { return printable(parts_[at_].tokens.front().text); }
   bool at_statement() const {
     return at_ < parts_.size() && parts_[at_].type == Part::Type::statement;
   }
@@ -351,8 +362,10 @@ class TemplateParser {
     if (parser.take_word("set")) return assignment(parser);
     if (parser.take_word("generation")) {
       parser.expect_end();
+      if (std::exchange(in_generation_, true)) parser.broken("generation inside generation");
       ++at_;
       NodePtr body = statements();
+      in_generation_ = false;
       end("endgeneration", part.line);
       return make(Kind::generation, {}, std::move(body));
     }
@@ -454,6 +467,7 @@ class TemplateParser {
   size_t at_ = 0;
   int depth_ = 0;
   int loops_ = 0;
+  bool in_generation_ = false;
 };
 
 }  // namespace

@@ -4,13 +4,14 @@
 #include <algorithm>
 
 #include "engine/core/error.h"
+#include "engine/io/printable.h"
 
 namespace qat::jinja {
 namespace {
 
-constexpr size_t kMostSteps = 20'000'000;
-constexpr size_t kMostOutput = size_t(256) << 20;
-constexpr int64_t kMostRange = 100'000;  // the limit of jinja2's sandbox
+constexpr size_t kMostSteps = 2'000'000;
+constexpr size_t kMostRead = size_t(1) << 30;  // bytes of all values that are looked at
+constexpr int64_t kMostRange = 100'000;        // the limit of jinja2's sandbox
 
 enum class Flow { on, leave_loop, next_round };
 
@@ -41,10 +42,21 @@ class Interpreter {
   void step() {
     if (++steps_ > kMostSteps) refuse("chat template: takes more than {} steps", kMostSteps);
   }
+  static size_t size_of(const Value& value) {
+    if (value.text() != nullptr) return value.text()->size();
+    return value.list() != nullptr ? value.list()->size() * sizeof(Value) : 0;
+  }
+  void read(size_t bytes) {
+    if ((read_ += bytes) > kMostRead) refuse("chat template: reads more than {} bytes", kMostRead);
+  }
+  /// A value that is walked through character by character: slower than a copy.
+  void walk(const Value& value) { read(16 * size_of(value)); }
+  void make(size_t bytes) {
+    if ((made_ += bytes) > kMostMade) refuse("chat template: makes more than {} bytes", kMostMade);
+  }
   void write(std::string_view text) {
+    make(text.size());
     output_->append(text);
-    if (output_->size() > kMostOutput)
-      refuse("chat template: writes more than {} bytes", kMostOutput);
   }
 
   Flow statement(const Node& node) {
@@ -70,10 +82,13 @@ class Interpreter {
         return Flow::on;
       case Kind::assign_member: {
         const Value object = look_up(node.names[0]);
-        if (object.dict() == nullptr || !is_namespace(object))
+        if (!object.is_namespace())
           refuse("chat template: '{}' is no namespace, so '{}.{}' cannot be set", node.names[0],
                  node.names[0], node.names[1]);
-        set(*object.dict(), node.names[1], evaluate(*node.children[0]));
+        const Value value = evaluate(*node.children[0]);
+        if (value.holds_namespace())  // it could hold itself
+          refuse("chat template: a namespace inside a namespace");
+        set(*object.dict(), node.names[1], value);
         return Flow::on;
       }
       case Kind::capture: {
@@ -98,10 +113,6 @@ class Interpreter {
       default:
         internal_error("chat template: an expression where a statement should be");
     }
-  }
-
-  bool is_namespace(const Value& value) const {
-    return std::find(namespaces_.begin(), namespaces_.end(), value.dict()) != namespaces_.end();
   }
 
   // Binds the loop's names to one element.
@@ -131,6 +142,7 @@ class Interpreter {
 
   Flow loop(const Node& node) {
     const Value over = evaluate(*node.children[0]);
+    walk(over);
     const List items = filtered(node, elements(over));
     if (items.empty()) return node.children[3] == nullptr ? Flow::on : statement(*node.children[3]);
     const auto count = int64_t(items.size());
@@ -159,6 +171,16 @@ class Interpreter {
 
   Value evaluate(const Node& node) {
     step();
+    Value value = value_of(node);
+    const size_t bytes = size_of(value);
+    read(bytes);
+    const bool is_new = node.kind != Kind::constant && node.kind != Kind::name &&
+                        node.kind != Kind::member && node.kind != Kind::item;
+    if (is_new) make(bytes);
+    return value;
+  }
+
+  Value value_of(const Node& node) {
     switch (node.kind) {
       case Kind::constant:
         return node.value;
@@ -174,6 +196,7 @@ class Interpreter {
         return call(node);
       case Kind::filter: {
         const Value input = evaluate(*node.children[0]);
+        walk(input);
         const auto [arguments, keywords] = evaluate_arguments(node);
         return apply_filter(node.text, input, arguments, keywords);
       }
@@ -219,12 +242,13 @@ class Interpreter {
     return {std::move(arguments), std::move(keywords)};
   }
 
-  static Value item(const Value& object, const Value& index) {
+  Value item(const Value& object, const Value& index) {
     if (index.text() != nullptr) return member(object, *index.text());
     if (object.is_undefined())
       refuse("chat template: '{}' is undefined (looked for an item)", object.undefined_name());
     if (index.integer() == nullptr || object.dict() != nullptr) return Undefined{"item"};
     if (object.list() == nullptr && object.text() == nullptr) return Undefined{"item"};
+    walk(object);
     const List items = elements(object);
     const auto count = int64_t(items.size());
     const int64_t at = *index.integer() < 0 ? *index.integer() + count : *index.integer();
@@ -235,6 +259,7 @@ class Interpreter {
     const Value object = evaluate(*node.children[0]);
     if (object.list() == nullptr && object.text() == nullptr)
       refuse("chat template: a slice of a value of type {}", object.type_name());
+    walk(object);
     const List items = elements(object);
     const auto count = int64_t(items.size());
     const auto bound = [&](size_t i, int64_t otherwise) {
@@ -251,8 +276,10 @@ class Interpreter {
     const int64_t from = node.children[1] == nullptr ? (step > 0 ? low : high) : clamp(bound(1, 0));
     const int64_t to = node.children[2] == nullptr ? (step > 0 ? high : low) : clamp(bound(2, 0));
     List out;
-    for (int64_t at = from; step > 0 ? at < to : at > to; at += step)
+    for (int64_t at = from; step > 0 ? at < to : at > to;) {
       out.push_back(items[size_t(at)]);
+      if (__builtin_add_overflow(at, step, &at)) break;
+    }
     if (object.text() == nullptr) return out;
     std::string text;
     for (const Value& part : out) text += *part.text();
@@ -266,6 +293,7 @@ class Interpreter {
       if (object.is_undefined())
         refuse("chat template: '{}' is undefined (called its '{}')", object.undefined_name(),
                callee.text);
+      walk(object);
       const auto [arguments, keywords] = evaluate_arguments(node);
       if (!keywords.empty())
         refuse("chat template: keyword arguments of the method '{}' are not supported",
@@ -276,16 +304,11 @@ class Interpreter {
     const auto [arguments, keywords] = evaluate_arguments(node);
     if (callee.text == "raise_exception")
       refuse("the chat template refuses this conversation: {}",
-             arguments.empty() ? "" : to_text(arguments[0]));
+             arguments.empty() ? "" : printable(to_text(arguments[0]), 500));
     if (callee.text == "namespace" || callee.text == "dict") {
       if (!arguments.empty())
         refuse("chat template: {} is supported with keyword arguments only", callee.text);
-      Value made{Dict(keywords)};
-      if (callee.text == "namespace") {
-        namespaces_.push_back(made.dict());
-        alive_.push_back(made);
-      }
-      return made;
+      return callee.text == "namespace" ? Value::make_namespace(keywords) : Value(keywords);
     }
     if (callee.text == "range") return range(arguments);
     refuse("chat template: the function '{}' is not supported", callee.text);
@@ -301,10 +324,11 @@ class Interpreter {
     }
     if (bounds[2] == 0) refuse("chat template: range with step 0");
     List out;
-    for (int64_t at = bounds[0]; bounds[2] > 0 ? at < bounds[1] : at > bounds[1]; at += bounds[2]) {
+    for (int64_t at = bounds[0]; bounds[2] > 0 ? at < bounds[1] : at > bounds[1];) {
       if (int64_t(out.size()) >= kMostRange)
         refuse("chat template: a range of more than {} numbers", kMostRange);
       out.emplace_back(at);
+      if (__builtin_add_overflow(at, bounds[2], &at)) break;
     }
     return out;
   }
@@ -314,7 +338,7 @@ class Interpreter {
     if (node.text == "not") return !value.is_true();
     if (value.integer() == nullptr)
       refuse("chat template: the negative of a {}", value.type_name());
-    return -*value.integer();
+    return arithmetic("-", 0, *value.integer());
   }
 
   Value binary(const Node& node) {
@@ -373,11 +397,9 @@ class Interpreter {
   }
 
   std::vector<Dict> scopes_;
-  std::vector<const Dict*> namespaces_;
-  std::vector<Value> alive_;  // keeps the addresses above from being used again
   Rendered rendered_;
   std::string* output_ = &rendered_.text;
-  size_t steps_ = 0;
+  size_t steps_ = 0, read_ = 0, made_ = 0;
 };
 
 }  // namespace

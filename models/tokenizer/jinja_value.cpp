@@ -1,6 +1,7 @@
 // Value.
 #include "models/tokenizer/jinja_value.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "engine/core/error.h"
@@ -61,6 +62,7 @@ void append_quoted(std::string& out, const std::string& text) {
 
 void append_json(std::string& out, const Value& value, int indent, int depth) {
   if (depth > kDeepest) refuse("chat template: tojson of a value nested deeper than {}", kDeepest);
+  if (out.size() > kMostMade) refuse("chat template: makes more than {} bytes", kMostMade);
   const auto line = [&](int level) {
     if (indent >= 0) out.append("\n").append(size_t(indent) * size_t(level), ' ');
   };
@@ -102,7 +104,7 @@ void append_json(std::string& out, const Value& value, int indent, int depth) {
   }
 }
 
-// depth bounds what a value that holds itself may cost.
+// depth bounds what a namespace that grows while it is inside another value may cost.
 bool equal_within(const Value& a, const Value& b, int depth) {
   if (depth == 0) refuse("chat template: compares values nested deeper than {}", kDeepest);
   double left = 0, right = 0;
@@ -128,6 +130,28 @@ bool equal_within(const Value& a, const Value& b, int depth) {
 }
 
 }  // namespace
+
+void Value::add_below(const Value& item) {
+  if (item.depth_ >= kDeepest)
+    refuse("chat template: lists and dicts nested deeper than {}", kDeepest);
+  depth_ = std::max(depth_, uint8_t(item.depth_ + 1));
+  if (item.holds_namespace()) namespace_ = Namespace::inside;
+}
+
+Value::Value(List list) : data_(std::make_shared<List>(std::move(list))), depth_(1) {
+  for (const Value& item : *this->list()) add_below(item);
+}
+
+Value::Value(Dict dict) : data_(std::make_shared<Dict>(std::move(dict))), depth_(1) {
+  for (const auto& [key, item] : *this->dict()) add_below(item);
+}
+
+Value Value::make_namespace(Dict dict) {
+  Value made{std::move(dict)};
+  if (made.holds_namespace()) refuse("chat template: a namespace inside a namespace");
+  made.namespace_ = Namespace::itself;
+  return made;
+}
 
 const Value* Value::find(std::string_view key) const {
   if (dict() == nullptr) return nullptr;

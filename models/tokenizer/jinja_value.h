@@ -21,6 +21,9 @@ struct Undefined {
 };
 struct None {};
 
+/// What one rendering may make: the bytes of all its texts and lists, and of what it writes.
+inline constexpr size_t kMostMade = size_t(256) << 20;
+
 class Value {
  public:
   Value() : data_(Undefined{}) {}
@@ -31,8 +34,11 @@ class Value {
   Value(double value) : data_(value) {}
   Value(std::string value) : data_(std::move(value)) {}
   Value(const char* value) : data_(std::string(value)) {}
-  Value(List list) : data_(std::make_shared<List>(std::move(list))) {}
-  Value(Dict dict) : data_(std::make_shared<Dict>(std::move(dict))) {}
+  /// Refuses lists and dicts nested deeper than anything a template needs.
+  Value(List list);
+  Value(Dict dict);
+  /// A dict whose members a template may set.
+  static Value make_namespace(Dict dict);
 
   bool is_undefined() const { return std::holds_alternative<Undefined>(data_); }
   bool is_none() const { return std::holds_alternative<None>(data_); }
@@ -56,11 +62,19 @@ class Value {
   bool is_true() const;
   /// Python's name of the type, for errors.
   const char* type_name() const;
+  bool is_namespace() const { return namespace_ == Namespace::itself; }
+  /// True of a namespace, and of lists and dicts with one inside.
+  bool holds_namespace() const { return namespace_ != Namespace::none; }
 
  private:
+  enum class Namespace : uint8_t { none, inside, itself };
+  void add_below(const Value& item);
+
   std::variant<Undefined, None, bool, int64_t, double, std::string, std::shared_ptr<List>,
                std::shared_ptr<Dict>>
       data_;
+  uint8_t depth_ = 0;  // of the lists and dicts inside each other, this one included
+  Namespace namespace_ = Namespace::none;
 };
 
 bool equal(const Value& a, const Value& b);

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <ctime>
+
 #include "engine/core/error.h"
 #include "models/tokenizer/jinja_parser.h"
 #include "tests/tokenizer/golden.h"
@@ -76,6 +78,74 @@ TEST_F(ChatTemplates, UnsupportedConstructsAreRefusedWhenRead) {
                              "{% endfor %}{% endfor %}")
                    .render({}, AddGenerationPrompt::no),
                Error);
+}
+
+// What a template made to hurt would take: the stack, the memory, or the day.
+TEST_F(ChatTemplates, HostileTemplatesAreRefusedSoon) {
+  const auto repeated = [](const std::string& piece, int times) {
+    std::string text;
+    for (int i = 0; i < times; ++i) text += piece;
+    return text;
+  };
+  const std::string grow = "{% set ns = namespace(x='0123456789') %}{% for i in range(99999) %}";
+  const std::vector<std::string> sources = {
+      "{{ 1" + repeated("~1", 200'000) + " }}",
+      "{{ 1" + repeated("|string", 200'000) + " }}",
+      "{{ messages" + repeated(".a", 200'000) + " }}",
+      "{{ messages" + repeated("[0]", 200'000) + " }}",
+      "{{ 1" + repeated(" if 1", 200'000) + " }}",
+      "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor "
+      "%}",
+      "{% set ns = namespace() %}{% set ns.x = ns %}",
+      "{% set ns = namespace() %}{% set ns.x = [ns] %}",
+      grow + "{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+      grow + "{% set ns.x = ns.x.replace('0', ns.x) %}{% endfor %}",
+      grow + "{% set ns.x = ns.x|replace('0', ns.x) %}{% endfor %}",
+      grow + "{% set ns.x = ns.x|list|join(ns.x) %}{% endfor %}",
+      grow + "{% set ns.x = [ns.x, ns.x, ns.x]|tojson(indent=16) %}{% endfor %}",
+      grow + "{% set y = range(99999) %}{% endfor %}",
+      grow + "{% for j in range(99999) %}{% endfor %}{% endfor %}",
+      "{{ 1" + repeated("2", 99'999) + " }}",
+      "{% generation %}{% generation %}a{% endgeneration %}{% endgeneration %}",
+      "{{ '\xF0' }}",
+      "{{ '\xF0'|trim }}",
+      "{{ '\x80' }}"};
+  for (const std::string& source : sources) {
+    SCOPED_TRACE(source.substr(0, 80));
+    const std::clock_t begin = std::clock();
+    EXPECT_THROW(with_template(source).render({}, AddGenerationPrompt::no), Error);
+    EXPECT_LT(std::clock() - begin, 5 * CLOCKS_PER_SEC);
+  }
+  // At the ends of the numbers.
+  const std::string most = "(999999999999999 * 9223 + 372036854785030)";
+  const std::string text = "{% set most = " + most + " %}";
+  const auto rendered = [&](const std::string& source) {
+    return with_template(text + source).render({}, AddGenerationPrompt::no);
+  };
+  EXPECT_EQ(rendered("{{ most }}"), "9223372036854775807");
+  EXPECT_EQ(rendered("{{ 'abcde'[1:5:most] }}"), "b");
+  EXPECT_EQ(rendered("{{ 'abcde'[::-1] }}"), "edcba");
+  EXPECT_EQ(rendered("{{ range(most - 1, most, 2)|length }}"), "1");
+  EXPECT_THROW(rendered("{{ -(-most - 1) }}"), Error);
+}
+
+TEST_F(ChatTemplates, MessagesAreOneLineWhateverTheTemplateHolds) {
+  for (const char* source : {"{{ a 'x\n\x1b[31m' }}", "{% 'x\n' %}", "{{ 1 \a }}",
+                             "{{ raise_exception('x\n\x1b[31m') }}"}) {
+    try {
+      with_template(source).render({}, AddGenerationPrompt::no);
+      ADD_FAILURE() << source;
+    } catch (const Error& error) {
+      EXPECT_EQ(std::string(error.what()).find_first_of("\n\x1b\a"), std::string::npos)
+          << error.what();
+    }
+  }
+}
+
+TEST_F(ChatTemplates, InvalidUtf8InAMessageIsReplaced) {
+  const Messages talk = {{"user", "a\xF0"}};
+  EXPECT_EQ(with_template("{{ messages[0].content|trim }}").render(talk, AddGenerationPrompt::no),
+            "a\xEF\xBF\xBD");
 }
 
 TEST_F(ChatTemplates, ErrorsNameTheConstruct) {
