@@ -17,6 +17,7 @@
 #include <new>
 #include <optional>
 #include <string>
+#include <system_error>
 
 #include "kernels/backend.h"
 
@@ -52,6 +53,12 @@ Outcome outcome_of(const std::function<Exit()>& work) {
     return {int(Exit::rank_failed), error.what()};
   } catch (const std::bad_alloc&) {
     return {int(Exit::refused), "out of memory"};
+  } catch (const std::system_error& error) {
+    if (error.code() != std::errc::resource_unavailable_try_again)
+      return {int(Exit::internal), error.what()};
+    return {
+        int(Exit::refused),
+        "no thread could be started: out of memory, or at the limit of processes (ulimit -v, -u)"};
   } catch (const std::exception& error) {
     return {int(Exit::internal), error.what()};
   }
