@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -136,6 +137,21 @@ def test_fault_B1_too_many_failed_saves_end_with_3(small_disk):
     assert "the last whole checkpoint is" in error and "checkpoints/step-" in error
 
 
+def test_fault_E5_a_token_that_the_embedding_has_not(commands, stories, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(stories, model)
+    (model / "tokenizer.model").unlink()
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["ZQZQ"] = 4_000_000
+    tokenizer["added_tokens"].append({"id": 4_000_000, "content": "ZQZQ", "normalized": False, "special": True})
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    text = tmp_path / "text.txt"
+    text.write_text("Once upon a ZQZQ")
+    for call in (["qat-generate", model, "--prompt", text.read_text()], ["qat-eval", model, "--text", text]):
+        done = commands.complete(*call, expect=2, cwd=ROOT)
+        assert "4000000" in done.stderr and "vocabulary has 512" in done.stderr
+
+
 @pytest.mark.parametrize("kind", ["closed", "no reader", "full"])
 def test_fault_E10_nobody_reads_what_it_says(commands, recipe, tmp_path, kind):
     """The run ends as ever, and no line of the log lands in a file that took the descriptor's place."""
@@ -169,6 +185,79 @@ def test_fault_E11_any_number_of_threads(commands, stories, data, threads):
         for more in ({}, {"OMP_NUM_THREADS": threads})
     ]  # fmt: skip
     assert results[0] == results[1]
+
+
+@pytest.fixture
+def evaluated(commands, stories, data):
+    """Evaluates a little text as a process that is started in another way; what it ended with."""
+    text = data / "text" / "tinystories_valid.jsonl"
+    call = [commands.path("qat-eval"), stories, "--text", text, "--context", "64", "--max-windows", "8", "--json"]
+
+    def run(prefix=(), **options):
+        options = {"cwd": ROOT, "capture_output": True, "text": True, **options}
+        return subprocess.run([*prefix, *map(str, call)], timeout=600, **options)
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["locale", "TMPDIR", "directory"])
+def test_fault_E10_started_from_elsewhere(evaluated, tmp_path, kind):
+    options = {
+        "locale": {"env": {**os.environ, "LC_ALL": "de_DE.UTF-8"}},
+        "TMPDIR": {"env": {**os.environ, "TMPDIR": str(tmp_path / "none")}},
+        "directory": {"cwd": tmp_path},
+    }[kind]
+    done = evaluated(**options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == evaluated().stdout
+
+
+@pytest.mark.parametrize("kind", ["one core", "no GPU", "no such GPU", "no /proc", "avx2", "scalar"])
+def test_fault_E11_another_machine(evaluated, kind):
+    """Other instructions sum in another order, so the last digits may differ there."""
+    prefix, options = (), {}
+    if kind == "one core":
+        core = min(os.sched_getaffinity(0))
+        options["preexec_fn"] = lambda: os.sched_setaffinity(0, {core})
+    elif kind == "no /proc":
+        prefix = ["unshare", "-m" if os.geteuid() == 0 else "-rm", "bash", "-c",
+                  'mount -t tmpfs tmpfs /proc && exec "$@"', "bash"]  # fmt: skip
+        if subprocess.run([*prefix, "true"], capture_output=True).returncode != 0:
+            pytest.skip("mounting is not allowed here")
+    else:
+        options["env"] = {**os.environ, **{
+            "no GPU": {"CUDA_VISIBLE_DEVICES": ""}, "no such GPU": {"CUDA_VISIBLE_DEVICES": "7"},
+            "avx2": {"QAT_ISA": "avx2"}, "scalar": {"QAT_ISA": "scalar"}}[kind]}  # fmt: skip
+    done = evaluated(prefix, **options)
+    assert done.returncode == 0, done.stderr
+    here, there = json.loads(evaluated().stdout), json.loads(done.stdout)
+    if "QAT_ISA" not in (options.get("env") or {}):
+        assert there == here
+    assert there["perplexity"] == pytest.approx(here["perplexity"], rel=1e-4)
+
+
+def test_fault_E12_out_of_memory_is_one_line(commands, recipe, tmp_path):
+    """Below the first limits the libraries are not even loaded; above the last the run fits."""
+    refused = 0
+    for limit in range(50_000, 200_000, 10_000):
+        call = [commands.path("qat-train"), recipe(1), "--set", "threads=1"]
+        done = subprocess.run(["bash", "-c", f'ulimit -v {limit}; exec "$@"', "bash", *map(str, call)],
+                              cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+        if done.returncode == 127 or "libgomp" in done.stderr:
+            continue
+        assert done.returncode in (0, 2), (limit, done.stderr)
+        if done.returncode == 0:
+            break
+        refused += 1
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.startswith("qat-train: error: ") and ("memory" in last), (limit, done.stderr)
+    assert refused > 0
+    assert done.returncode == 0
+
+
+def test_fault_E12_the_need_is_said_before_anything_is_loaded(commands, recipe):
+    said = commands.complete("qat-train", recipe(), "--dry-run", expect=0, cwd=ROOT)
+    assert re.search(r"memory: \d+ MiB", said.stderr + said.stdout)
 
 
 GARBLED = "\x01\x7f zq~|^ \u00b6\u00a7 \x02%$#@ \u00bf\u00d7 \x03{}[] \u00b5\u00f8\u00fe \x05\x06<>\\ `"

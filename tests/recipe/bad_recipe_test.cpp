@@ -178,7 +178,7 @@ const BadCase kKvCache[] = {
 INSTANTIATE_TEST_SUITE_P(KvCache, BadRecipe, testing::ValuesIn(kKvCache),
                          [](const auto& info) { return std::string(info.param.name); });
 
-TEST(RefusedRecipe, TrainedScalesNeedALearningRate) {
+TEST(fault_E8, TrainedScalesNeedALearningRate) {
   const std::string start = "model: m\nout: o\ndata: {train: t}\ntrain: {steps: 1, ";
   EXPECT_NE(refusal_of(start + "learning_rate: 0}\nquantize: {preset: w4a8, weights: {rounding: "
                                "lsq}}\n")
@@ -446,7 +446,7 @@ const BadCase kTogether[] = {
 INSTANTIATE_TEST_SUITE_P(Together, BadRecipe, testing::ValuesIn(kTogether),
                          [](const auto& info) { return info.param.name; });
 
-TEST(RefusedRecipe, WholeFiles) {
+TEST(fault_E8, WholeFiles) {
   EXPECT_TRUE(refusal_of("").starts_with("r.yaml: expected a recipe, got an empty file"));
   EXPECT_TRUE(refusal_of("# nothing\n").starts_with("r.yaml: expected a recipe"));
   EXPECT_TRUE(refusal_of("- a\n- b\n").starts_with("r.yaml:1: expected a map of keys"));
@@ -456,7 +456,7 @@ TEST(RefusedRecipe, WholeFiles) {
   EXPECT_EQ(refusal_of("\xEF\xBB\xBF" + kGood), "accepted") << "YAML allows a UTF-8 mark";
 }
 
-TEST(RefusedRecipe, MissingKeysAreNamed) {
+TEST(fault_E8, MissingKeysAreNamed) {
   EXPECT_TRUE(refusal_of("out: o\n").starts_with("r.yaml: model.from: expected scratch or a path"));
   EXPECT_TRUE(refusal_of("model: m\n").starts_with("r.yaml: out: expected a path, got nothing"));
   EXPECT_TRUE(refusal_of("model: m\nout: o\n").starts_with("r.yaml: train.steps: expected"));
@@ -467,7 +467,7 @@ TEST(RefusedRecipe, MissingKeysAreNamed) {
                   .starts_with("r.yaml: model.tokenizer: expected a path where model.from is"));
 }
 
-TEST(RefusedRecipe, TogglesAreTrueOrFalse) {
+TEST(fault_E8, TogglesAreTrueOrFalse) {
   const auto fuse = [](const std::string& value) {
     return refusal_of("model: m\nout: o\ndata: {train: t}\ntrain: {steps: 1, fuse: " + value +
                       "}\n");
@@ -480,7 +480,7 @@ TEST(RefusedRecipe, TogglesAreTrueOrFalse) {
   for (const char* good : {"true", "false", "on", "off"}) EXPECT_EQ(fuse(good), "accepted");
 }
 
-TEST(RefusedRecipe, NumbersAreDecimal) {
+TEST(fault_E8, NumbersAreDecimal) {
   const auto rate = [](const std::string& value) {
     return parse_recipe(
                "model: m\nout: o\ndata: {train: t}\ntrain:\n  steps: 1\n  learning_rate: " + value +
@@ -496,7 +496,7 @@ TEST(RefusedRecipe, NumbersAreDecimal) {
   EXPECT_EQ(rate("0"), 0.0);
 }
 
-TEST(RefusedRecipe, OptionsAreNamed) {
+TEST(fault_E8, OptionsAreNamed) {
   EXPECT_TRUE(refusal_of(kGood, {"trian.steps=1"}).starts_with("--set trian.steps: "));
   EXPECT_NE(refusal_of(kGood, {"train.stesp=1"}).find("did you mean train.steps?"),
             std::string::npos);
@@ -512,7 +512,7 @@ TEST(RefusedRecipe, OptionsAreNamed) {
   EXPECT_EQ(parse_recipe(kGood, "r.yaml", {literal_option("--out", "out", "a: [b")}).out, "a: [b");
 }
 
-TEST(RefusedRecipe, OutMustNotLieInTheModel) {
+TEST(fault_E8, OutMustNotLieInTheModel) {
   const std::string rest = "data: {train: [t.txt]}\ntrain: {steps: 10}\n";
   for (const char* out : {"m", "m/run", "./m/../m/x", "x/../m"})
     EXPECT_TRUE(refusal_of(fmt::format("model: m\nout: {}\n{}", out, rest))
@@ -522,7 +522,7 @@ TEST(RefusedRecipe, OutMustNotLieInTheModel) {
   EXPECT_EQ(refusal_of("model: a/m.gguf\nout: a/run\n" + rest), "accepted");
 }
 
-TEST(RefusedRecipe, PathsThatAreNotFiles) {
+TEST(fault_E8, PathsThatAreNotFiles) {
   const std::filesystem::path folder =
       std::filesystem::temp_directory_path() / ("qat_recipe_" + std::to_string(getpid()));
   std::filesystem::create_directories(folder);

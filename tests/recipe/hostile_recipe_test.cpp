@@ -4,7 +4,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <string>
 #include <vector>
 
@@ -14,7 +13,7 @@
 namespace qat::recipe {
 namespace {
 
-/// Seconds and peak memory of one parse, measured in a child of its own.
+/// Seconds of a processor and peak memory of one parse, measured in a child of its own.
 struct Cost {
   double seconds = 0;
   long kilobytes = 0;
@@ -22,7 +21,6 @@ struct Cost {
 };
 
 Cost cost_of(const std::string& text) {
-  const auto start = std::chrono::steady_clock::now();
   const pid_t child = fork();
   if (child == 0) {
     try {
@@ -36,7 +34,8 @@ Cost cost_of(const std::string& text) {
   rusage usage{};
   wait4(child, &cost.status, 0, &usage);
   cost.kilobytes = usage.ru_maxrss;
-  cost.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  for (const timeval& time : {usage.ru_utime, usage.ru_stime})
+    cost.seconds += double(time.tv_sec) + 1e-6 * double(time.tv_usec);
   return cost;
 }
 
@@ -46,7 +45,7 @@ std::string repeated(const std::string& piece, size_t bytes) {
   return out;
 }
 
-TEST(RefusedRecipe, HostileTextIsRefusedQuicklyInLittleMemory) {
+TEST(fault_E8, HostileTextIsRefusedQuicklyInLittleMemory) {
   constexpr size_t kMost = 256 << 10;
   std::string laughs = "a: &a [x, x, x, x, x, x, x, x, x]\n";
   for (char c = 'b'; c <= 'z'; ++c) {
@@ -86,7 +85,7 @@ TEST(RefusedRecipe, HostileTextIsRefusedQuicklyInLittleMemory) {
 }
 
 /// A good recipe cut at every byte, and with every byte replaced: refused or read, nothing else.
-TEST(RefusedRecipe, DamagedTextNeverDoesMore) {
+TEST(fault_E8, DamagedTextNeverDoesMore) {
   const std::string good =
       std::string("model: m\nout: o\ndata: {train: [t.txt]}\ntrain: {steps: 10}\n") +
       "quantize: {preset: w4a8, weights: {bits: 4}, layers: [0-3, 7]}\n"

@@ -70,6 +70,8 @@ class Directory : public ::testing::Test {
   std::string poisoned_;
   float poison_ = 0;
 };
+class fault_E4 : public Directory {};
+class fault_E5 : public Directory {};
 
 TEST_F(Directory, Reads) {
   tensors_["model.layers.0.self_attn.rotary_emb.inv_freq"] = {2};  // old checkpoints have it
@@ -83,7 +85,36 @@ TEST_F(Directory, Reads) {
   EXPECT_EQ(out[7], value("lm_head.weight", 7));
 }
 
-TEST_F(Directory, RefusesTensorsAtOddsWithTheConfiguration) {
+TEST_F(fault_E4, AConfigurationTruncatedAtEveryByte) {
+  write();
+  const std::string whole = test::bytes_of(folder_.file("config.json"));
+  const size_t end = whole.rfind('}');
+  for (size_t size = 0; size <= end; ++size) {
+    SCOPED_TRACE(size);
+    folder_.write("config.json", whole.substr(0, size));
+    expect_mentions(refusal([&] { ModelSource::open(folder_.path()); }), "config.json");
+  }
+}
+
+TEST_F(fault_E4, AnIndexTruncatedAtEveryByte) {
+  std::vector<SafetensorsEntry> entries;
+  for (const auto& [name, shape] : tensors_) entries.push_back({name, StoredType::f32, shape});
+  write_safetensors_directory(folder_.path(), entries, 2000,
+                              [](const SafetensorsEntry& entry, const ByteSink& sink) {
+                                const std::vector<float> zeros(size_t(entry.shape.count()));
+                                sink(zeros.data(), zeros.size() * 4);
+                              });
+  ASSERT_NO_THROW(ModelSource::open(folder_.path()));
+  const std::string name = "model.safetensors.index.json";
+  const std::string whole = test::bytes_of(folder_.file(name));
+  for (size_t size = 0; size <= whole.rfind('}'); ++size) {
+    SCOPED_TRACE(size);
+    folder_.write(name, whole.substr(0, size));
+    expect_mentions(refusal([&] { ModelSource::open(folder_.path()); }), name);
+  }
+}
+
+TEST_F(fault_E5, RefusesTensorsAtOddsWithTheConfiguration) {
   tensors_["model.layers.0.mlp.up_proj.weight"] = {24, 17};
   expect_mentions(refused(), "[24, 17]");
   SetUp();
@@ -100,7 +131,7 @@ TEST_F(Directory, RefusesTensorsAtOddsWithTheConfiguration) {
   expect_mentions(refused(), "q_proj.bias");
 }
 
-TEST_F(Directory, TiedAndUntiedHeads) {
+TEST_F(fault_E5, TiedAndUntiedHeads) {
   tensors_.erase("lm_head.weight");
   expect_mentions(refused(), "not tied");
   ModelConfig tied = small_config();
@@ -117,7 +148,7 @@ TEST_F(Directory, TiedAndUntiedHeads) {
   expect_mentions(refused(), "lm_head.weight differs");
 }
 
-TEST_F(Directory, RefusesNonFiniteValuesByTensor) {
+TEST_F(fault_E5, RefusesNonFiniteValuesByTensor) {
   for (const float poison :
        {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     poisoned_ = "model.layers.0.mlp.gate_proj.weight";
@@ -131,7 +162,7 @@ TEST_F(Directory, RefusesNonFiniteValuesByTensor) {
   }
 }
 
-TEST_F(Directory, RefusesWhatIsNoModel) {
+TEST_F(fault_E5, RefusesWhatIsNoModel) {
   expect_mentions(refusal([&] { ModelSource::open(folder_.file("none")); }), "does not exist");
   expect_mentions(refusal([&] { ModelSource::open(folder_.path()); }), "no model.safetensors");
   folder_.write("pytorch_model.bin", "x");
