@@ -27,6 +27,8 @@ class LayerStream {
   void advance(const QuantPlan& plan);
 
   int64_t layer() const { return layer_; }
+  /// A batch's hidden states [T, C] before that layer, as they lie in memory.
+  const std::vector<std::byte>& states(size_t batch) const { return states_[batch]; }
   /// For the memory plan: of the hidden states, and of the arena of the largest program, without
   /// running anything.
   static size_t state_bytes(const ModelConfig& config, int64_t sequences, int64_t sequence,

@@ -1,6 +1,8 @@
 #include "models/sensitivity.h"
 
 #include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <cstring>
 #include <set>
 
@@ -8,22 +10,29 @@
 #include "engine/core/log.h"
 #include "engine/ops/ops.h"
 #include "engine/passes/passes.h"
+#include "models/layer_stream.h"
 
 namespace qat {
 
 namespace {
 
 constexpr const char* kReference = "sensitivity.reference";
+constexpr const char* kHidden = "sensitivity.hidden";
 
 struct MeanLoss {
   double cross_entropy = 0.0, kl = 0.0;
   int64_t tokens = 0;
 };
 
-// The unquantized model's final hidden states of each batch, as they lie in memory.
-std::vector<std::vector<std::byte>> reference_states(const MeasuredModel& model,
-                                                     const DecoderBuild& build,
-                                                     const std::vector<Batch>& batches) {
+// What quantized models are compared with: the unquantized model's final hidden states of each
+// batch, as they lie in memory.
+struct Reference {
+  DecoderBuild build;
+  std::vector<std::vector<std::byte>> states;
+};
+
+Reference reference_of(const MeasuredModel& model, const std::vector<Batch>& batches) {
+  const DecoderBuild build = build_for(model, batches);
   Graph graph;
   Builder b(graph);
   const Id hidden = decoder_hidden(b, model.config, build);
@@ -36,16 +45,27 @@ std::vector<std::vector<std::byte>> reference_states(const MeasuredModel& model,
     const View view = program.view(hidden);
     states.emplace_back(view.data, view.data + view.bytes());
   }
-  return states;
+  return {build, std::move(states)};
 }
 
-MeanLoss measure(const MeasuredModel& model, const DecoderBuild& build, const QuantPlan& plan,
+// What the layers from `first` on, and the norm behind them, make of given hidden states.
+Id hidden_from(Builder& b, const ModelConfig& config, const DecoderBuild& build, int64_t first) {
+  Id x = b.input(kHidden, {build.tokens(), config.hidden}, build.dtype);
+  for (int64_t layer = first; layer < config.layers; ++layer)
+    x = decoder_layer(b, config, build, x, int(layer));
+  return rms_norm(b, x, b.param("model.norm.weight", {config.hidden}, DType::f32), config.norm_eps);
+}
+
+// Of the whole model, or of the rest from the layer that `from` is at.
+MeanLoss measure(const MeasuredModel& model, const Reference& reference, const QuantPlan& plan,
                  const EnabledLayers& enabled, const std::vector<Batch>& batches,
-                 const std::vector<std::vector<std::byte>>& reference) {
+                 const LayerStream* from = nullptr) {
+  const DecoderBuild& build = reference.build;
   Graph graph;
   Builder b(graph);
   LossInputs inputs{};
-  inputs.x_TC = decoder_hidden(b, model.config, build);
+  inputs.x_TC = from ? hidden_from(b, model.config, build, from->layer())
+                     : decoder_hidden(b, model.config, build);
   inputs.w_VC = decoder_head(b, model.config, build);
   inputs.targets_T = b.input(kTargets, {build.tokens()}, DType::i32);
   inputs.inv_tokens = b.input(kInvTokens, {1}, DType::f32);
@@ -61,7 +81,9 @@ MeanLoss measure(const MeasuredModel& model, const DecoderBuild& build, const Qu
   double tokens = 0.0;
   for (size_t i = 0; i < batches.size(); ++i) {
     const View states = model.store.get(kReference);
-    std::memcpy(states.data, reference[i].data(), reference[i].size());
+    std::memcpy(states.data, reference.states[i].data(), reference.states[i].size());
+    if (from)
+      std::memcpy(model.store.get(kHidden).data, from->states(i).data(), from->states(i).size());
     program.run(batches[i]);
     const float* sum = program.view(sums).as<float>();
     mean.cross_entropy += double(sum[0]);
@@ -75,6 +97,45 @@ MeanLoss measure(const MeasuredModel& model, const DecoderBuild& build, const Qu
   return mean;
 }
 
+// The grid of a plan's weights as if nothing had been prepared for it yet.
+LinearQuant weight_alone(const LinearQuant& quant) {
+  LinearQuant alone;
+  alone.weight = quant.weight;
+  return alone;
+}
+
+QuantPlan weights_alone(const QuantPlan& plan) {
+  QuantPlan alone;
+  for (const auto& [path, quant] : plan.linears)
+    if (quant.weight && !is_table(path)) alone.linears[path] = weight_alone(quant);
+  return alone;
+}
+
+double finite_kl(double kl) {
+  if (!std::isfinite(kl))
+    refuse("auto_bits: the model does not compute numbers on the calibration text (KL {})", kl);
+  return kl;
+}
+
+// A line now and then while much is measured.
+class MeasuringLog {
+ public:
+  explicit MeasuringLog(size_t measurements) : measurements_(measurements) {}
+  void done(int64_t layer) {
+    ++done_;
+    const auto now = Clock::now();
+    if (now - said_ < std::chrono::seconds(10) || done_ == measurements_) return;
+    said_ = now;
+    const double seconds = std::chrono::duration<double>(now - start_).count();
+    log::info("  layer {}: {} of {} measured in {:.0f} s", layer, done_, measurements_, seconds);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  size_t measurements_, done_ = 0;
+  Clock::time_point start_ = Clock::now(), said_ = start_;
+};
+
 }  // namespace
 
 std::vector<LayerSensitivity> measure_sensitivity(const MeasuredModel& model,
@@ -86,17 +147,60 @@ std::vector<LayerSensitivity> measure_sensitivity(const MeasuredModel& model,
   for (const auto& [path, quant] : plan.linears) layers.insert(layer_of(path));
   for (const auto& [path, grid] : plan.kv_cache) layers.insert(layer_of(path));
   if (layers.empty()) return {};
-  const DecoderBuild build = build_for(model, batches);
-  const auto reference = reference_states(model, build, batches);
-  const MeanLoss exact = measure(model, build, plan, {}, batches, reference);
+  const Reference reference = reference_of(model, batches);
+  const MeanLoss exact = measure(model, reference, plan, {}, batches);
   std::vector<LayerSensitivity> result;
   log::info("sensitivity: each layer quantized alone, loss {:.5f} without", exact.cross_entropy);
   log::info("  layer          KL   loss +");
   for (const int64_t layer : layers) {
-    const MeanLoss loss = measure(model, build, plan, {int(layer)}, batches, reference);
+    const MeanLoss loss = measure(model, reference, plan, {int(layer)}, batches);
     result.push_back({layer, loss.kl, loss.cross_entropy - exact.cross_entropy});
     log::info("  {:5}  {:.4e}  {:+.5f}", layer, loss.kl, result.back().loss_increase);
   }
+  model.store.erase(kReference);
+  return result;
+}
+
+std::vector<KlByWidth> measure_widths(const MeasuredModel& model,
+                                      const std::vector<WidthUnit>& units,
+                                      const std::map<int, QuantPlan>& plans,
+                                      const std::vector<Batch>& batches,
+                                      const std::function<bool()>& stop) {
+  const Reference reference = reference_of(model, batches);
+  LayerStream stream(model, batches, {});
+  MeasuringLog progress(units.size() * plans.size());
+  const auto forget = [&] {
+    for (const char* name : {kReference, kHidden}) model.store.erase(name);
+  };
+  std::vector<KlByWidth> result;
+  for (const WidthUnit& unit : units) {
+    while (stream.layer() < unit.layer) stream.advance({});
+    KlByWidth& kl = result.emplace_back();
+    for (const auto& [bits, plan] : plans) {
+      if (stop && stop()) {
+        forget();
+        return {};
+      }
+      QuantPlan alone;
+      for (const std::string& path : unit.linears)
+        alone.linears[path] = weight_alone(plan.linears.at(path));
+      kl[bits] =
+          finite_kl(measure(model, reference, alone, {int(unit.layer)}, batches, &stream).kl);
+      progress.done(unit.layer);
+    }
+  }
+  forget();
+  return result;
+}
+
+std::vector<double> measure_weights(const MeasuredModel& model, const std::vector<QuantPlan>& plans,
+                                    const std::vector<Batch>& batches) {
+  const Reference reference = reference_of(model, batches);
+  EnabledLayers all;
+  for (int64_t layer = 0; layer < model.config.layers; ++layer) all.insert(int(layer));
+  std::vector<double> result;
+  for (const QuantPlan& plan : plans)
+    result.push_back(finite_kl(measure(model, reference, weights_alone(plan), all, batches).kl));
   model.store.erase(kReference);
   return result;
 }

@@ -5,6 +5,7 @@
 #include "engine/core/log.h"
 #include "engine/train/run_directory.h"
 #include "recipes/run/exporting.h"
+#include "recipes/run/quant_summary.h"
 #include "recipes/run/report/report.h"
 #include "recipes/run/run_evaluation.h"
 #include "recipes/run/run_facts.h"
@@ -58,6 +59,11 @@ json samples_of(const json& results) {
   return json::array();
 }
 
+std::string scheme_of(const FinishInputs& in) {
+  const std::string widths = mixed_widths_text(in.plan);
+  return recipe::scheme_text(in.recipe.quantize) + (widths.empty() ? "" : "; " + widths);
+}
+
 }  // namespace
 
 void finish_run(const FinishInputs& in) {
@@ -69,7 +75,7 @@ void finish_run(const FinishInputs& in) {
                  {"quantized_linears", planned_linears(in.plan)},
                  {"evaluations", in.results},
                  {"model", in.source.empty() ? "from scratch" : in.source},
-                 {"scheme", recipe::scheme_text(in.recipe.quantize)},
+                 {"scheme", scheme_of(in)},
                  {"size", size_json(in.config, in.plan)}};
   result.update(in.facts);
   result["samples"] = samples_of(in.results);

@@ -19,6 +19,7 @@
 #include "models/families.h"
 #include "models/source.h"
 #include "models/stored_codes.h"
+#include "recipes/run/auto_bits.h"
 #include "recipes/run/model_bundle.h"
 #include "recipes/run/quant_setup.h"
 #include "recipes/run/quant_summary.h"
@@ -245,14 +246,18 @@ Inspection inspect_run(const std::string& path) {
                                         recipe.quantize.preset, recipe.train.steps));
   result.facts.emplace_back("state",
                             RunDirectory(path).complete_result() ? "complete" : "not complete");
-  const QuantPlan plan = make_quant_setup(recipe.quantize, config).plan;
+  FoundCheckpoint found = find_checkpoint(path + "/checkpoints");
+  const bool undecided = recipe.quantize.auto_bits.any() && !found.checkpoint;
+  if (undecided) result.facts.emplace_back("", "bits of each matrix: not chosen yet");
+  const QuantPlan plan = undecided          ? QuantPlan()
+                         : found.checkpoint ? plan_of_run(recipe, config, *found.checkpoint)
+                                            : make_quant_setup(recipe.quantize, config).plan;
   for (const std::string& line : quantization_lines(plan)) result.facts.emplace_back("", line);
   result.quantization = {{"schemes", quantization_json(plan)}};
   if (!plan.kv_cache.empty()) {
     result.facts.emplace_back("KV cache", kv_cache_text(plan));
     result.quantization["kv_cache"] = kv_cache_json(plan);
   }
-  FoundCheckpoint found = find_checkpoint(path + "/checkpoints");
   for (const SkippedCheckpoint& skipped : found.skipped)
     result.facts.emplace_back("damaged", fmt::format("{}: {}", skipped.path, skipped.reason));
   if (!found.checkpoint) {

@@ -10,6 +10,7 @@
 #include "models/export/peft.h"
 #include "models/families.h"
 #include "recipes/run/adapter_setup.h"
+#include "recipes/run/auto_bits.h"
 #include "recipes/run/checkpointing.h"
 #include "recipes/run/quant_setup.h"
 #include "recipes/run/recipe/recipe.h"
@@ -47,10 +48,10 @@ ModelBundle open_run(const std::string& path, Store& store, const KernelTable& k
 
   bundle.config_json = read_text_file(model_directory(path) + "/config.json", size_t{1} << 20);
   bundle.tokenizer = Tokenizer::open(model_directory(path));
-  bundle.plan = make_quant_setup(recipe.quantize, bundle.config).plan;
   FoundCheckpoint found = find_checkpoint(path + "/checkpoints");
   if (!found.checkpoint)
     refuse("{}: this run has no whole checkpoint yet; run qat-train on its recipe first", path);
+  bundle.plan = plan_of_run(recipe, bundle.config, *found.checkpoint);
   open_run_base(recipe, *found.checkpoint, bundle, store, kernels, stream);
   mark_solved(recipe, bundle.adapters, bundle.config, bundle.plan);
   restore_model(*found.checkpoint, trained_tensors(bundle.adapters, bundle.config, bundle.plan),

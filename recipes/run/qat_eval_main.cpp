@@ -39,8 +39,7 @@ struct Opened {
   ForwardSpec spec;
 
   EvaluatedModel evaluated(Stream& stream) {
-    const std::string settings = fmt::format("{} {} {} {}", quantization_json(bundle.plan).dump(),
-                                             kv_cache_json(bundle.plan).dump(),
+    const std::string settings = fmt::format("{} {} {}", plan_identity(bundle.plan),
                                              name_of(spec.build.dtype), bundle.config_json);
     return {spec, store, cpu_kernels(), stream, *bundle.tokenizer, model_identity(store, settings)};
   }

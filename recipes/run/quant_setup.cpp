@@ -27,14 +27,14 @@ bool any_matches(const std::vector<std::string>& patterns, const std::string& pa
 }
 
 void check_patterns(const char* key, const std::vector<std::string>& patterns,
-                    const std::vector<std::string>& paths) {
+                    const std::vector<std::string>& paths, const char* what) {
   for (const std::string& pattern : patterns)
     if (std::none_of(paths.begin(), paths.end(),
                      [&](const std::string& path) { return matches(pattern, path); }))
       refuse(
-          "{}: '{}' matches no matrix of the model; name them by the end of their path (q_proj, "
-          "mlp.down_proj) or by a glob (model.layers.0.*)",
-          key, pattern);
+          "{}: '{}' matches no {}; name them by the end of their path (q_proj, mlp.down_proj) or "
+          "by a glob (model.layers.0.*)",
+          key, pattern, what);
 }
 
 // The largest of group/2, group/4, ... >= 32 that divides a row, else one scale a row.
@@ -102,6 +102,23 @@ std::vector<std::string> chosen_linears(const recipe::QuantizeOptions& quantize,
       chosen.push_back(path);
   }
   return chosen;
+}
+
+// As quantize.overrides say, else quantize.weights.bits, of which quantize.auto_bits starts with
+// the narrowest candidate.
+std::optional<int64_t> bits_of(const recipe::QuantizeOptions& quantize, const std::string& path) {
+  std::optional<int64_t> bits = quantize.weights.bits;
+  const auto& candidates = quantize.auto_bits.candidates;
+  if (quantize.auto_bits.any()) bits = *std::min_element(candidates.begin(), candidates.end());
+  for (const recipe::WidthOverride& width : quantize.overrides)
+    if (matches(width.pattern, path)) bits = width.bits;
+  return bits;
+}
+
+std::vector<std::string> patterns_of(const std::vector<recipe::WidthOverride>& overrides) {
+  std::vector<std::string> patterns;
+  for (const recipe::WidthOverride& width : overrides) patterns.push_back(width.pattern);
+  return patterns;
 }
 
 constexpr int64_t kBlock = 32;  // of Q8_0, Q5_0, Q4_0, Q4_1
@@ -214,14 +231,18 @@ QuantSetup make_quant_setup(const recipe::QuantizeOptions& quantize, const Model
   QuantSetup setup;
   if (!quantize.any()) return setup;
   const std::vector<std::string> paths = decoder_linears(config);
-  check_patterns("quantize.include", quantize.include, paths);
-  check_patterns("quantize.exclude", quantize.exclude, paths);
+  check_patterns("quantize.include", quantize.include, paths, "matrix of the model");
+  check_patterns("quantize.exclude", quantize.exclude, paths, "matrix of the model");
   for (const recipe::LayerRange& range : quantize.layers)
     if (range.last >= config.layers)
       refuse("quantize.layers: {}-{} goes beyond the model's last layer, {}", range.first,
              range.last, config.layers - 1);
 
-  const std::vector<std::string> chosen = chosen_linears(quantize, paths);
+  std::vector<std::string> chosen = chosen_linears(quantize, paths);
+  check_patterns("quantize.overrides", patterns_of(quantize.overrides), chosen,
+                 "matrix that is quantized");
+  if (quantize.weights.bits)
+    std::erase_if(chosen, [&](const std::string& path) { return !bits_of(quantize, path); });
   int64_t common_width = 0;  // what one group size for all has to divide
   for (const std::string& path : chosen)
     common_width = std::gcd(common_width, linear_shape(config, path).cols());
@@ -238,6 +259,7 @@ QuantSetup make_quant_setup(const recipe::QuantizeOptions& quantize, const Model
     }
     if (quantize.weights.bits) {
       linear.weight = quantize.weights.spec();
+      if (!linear.weight->in_super_blocks()) linear.weight->bits = int(*bits_of(quantize, path));
       const QuantSpec wanted = *linear.weight;
       const bool for_all =
           quantize.weights.fallback == recipe::WeightQuant::Fallback::smaller_group_for_all;

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "kernels/kernels.h"
+#include "models/decoder.h"
 
 namespace qat {
 namespace {
@@ -78,6 +80,15 @@ double kv_cache_bits(const QuantPlan& plan, const ModelConfig& config) {
          8.0 * bytes * double(spec.groups(config.kv_width())) / double(config.kv_width());
 }
 
+std::string plan_identity(const QuantPlan& plan) {
+  std::string text =
+      fmt::format("{} {}", quantization_json(plan).dump(), kv_cache_json(plan).dump());
+  if (mixed_widths_text(plan).empty()) return text;
+  for (const auto& [path, linear] : plan.linears)
+    text += fmt::format(" {}={}", path, linear.weight ? linear.weight->bits : 0);
+  return text;
+}
+
 Json quantization_json(const QuantPlan& plan) {
   Json list = Json::array();
   for (const auto& [quant, count] : schemes(plan)) {
@@ -91,6 +102,21 @@ Json quantization_json(const QuantPlan& plan) {
     list.push_back(std::move(scheme));
   }
   return list;
+}
+
+std::string mixed_widths_text(const QuantPlan& plan) {
+  std::map<int, int64_t> counts;
+  for (const auto& [path, linear] : plan.linears)
+    if (linear.weight && !is_table(path)) ++counts[linear.weight->bits];
+  if (counts.size() < 2) return "";
+  std::vector<std::pair<int, int64_t>> sorted(counts.begin(), counts.end());
+  std::stable_sort(sorted.begin(), sorted.end(),
+                   [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::string text;
+  for (const auto& [bits, count] : sorted)
+    text += text.empty() ? fmt::format("{} weights of {} bits", count, bits)
+                         : fmt::format(", {} of {}", count, bits);
+  return text;
 }
 
 std::vector<std::string> quantization_lines(const QuantPlan& plan) {

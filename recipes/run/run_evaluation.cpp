@@ -47,8 +47,7 @@ RunEvaluation::RunEvaluation(const recipe::Recipe& recipe)
 
 EvaluatedModel RunEvaluation::evaluated(const StageModel& model) const {
   const ForwardSpec spec = evaluation_spec(recipe_, model);
-  const std::string settings = fmt::format("{} {} {} {}", quantization_json(model.plan).dump(),
-                                           kv_cache_json(model.plan).dump(),
+  const std::string settings = fmt::format("{} {} {}", plan_identity(model.plan),
                                            name_of(spec.build.dtype), recipe::recipe_hash(recipe_));
   return {spec,         model.store,     model.kernels,
           model.stream, model.tokenizer, model_identity(model.store, settings)};

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "engine/core/version.h"
+#include "engine/quant/stored_bits.h"
 #include "models/decoder.h"
 #include "models/source.h"
 
@@ -17,17 +18,6 @@ using nlohmann::json;
 namespace {
 
 constexpr double kStoredBits = 16;
-
-double bits_of(const Shape& shape, const QuantSpec& spec) {
-  const double scales =
-      spec.per == Per::tensor ? 1.0 : double(shape.rows()) * double(spec.groups(shape.cols()));
-  double bits_a_scale = spec.scale_type == ScaleType::f32 ? 32 : 16;
-  if (spec.has_minimum())
-    bits_a_scale *= 2;
-  else if (!spec.symmetric())
-    bits_a_scale += spec.bits;
-  return double(shape.count()) * spec.bits + scales * bits_a_scale;
-}
 
 json side(const char* name, const Distribution& d) {
   return {{"name", name}, {"low", d.low}, {"high", d.high}, {"counts", d.counts}};
@@ -51,7 +41,7 @@ json size_json(const ModelConfig& config, const QuantPlan& plan) {
       bits += count * kStoredBits;
       continue;
     }
-    const double taken = bits_of(tensor.shape, *found->second.weight);
+    const double taken = double(stored_bits(tensor.shape, *found->second.weight));
     bits += taken;
     quantized_bits += taken;
     quantized_weights += count;

@@ -33,12 +33,14 @@
 #include "models/scaling.h"
 #include "models/tokenizer/chat_template.h"
 #include "recipes/run/adapter_setup.h"
+#include "recipes/run/auto_bits.h"
 #include "recipes/run/backend.h"
 #include "recipes/run/checkpointing.h"
 #include "recipes/run/exporting.h"
 #include "recipes/run/finish.h"
 #include "recipes/run/model_bundle.h"
 #include "recipes/run/quant_setup.h"
+#include "recipes/run/quant_summary.h"
 #include "recipes/run/rank_checks.h"
 #include "recipes/run/recipe/words.h"
 #include "recipes/run/run_evaluation.h"
@@ -129,8 +131,8 @@ class TrainRun {
     if (!resumed) before_training();
     if (of_any_rank(stop_signal() != 0)) return stopped();
     make_trainer();
-    // What took minutes to solve for outlives a kill.
-    if (trainer_ && !resumed && recipe_.quantize.solved()) save(Importance::interval);
+    // What took minutes to solve for, or to choose, outlives a kill.
+    if (trainer_ && !resumed && (recipe_.quantize.solved() || choices_)) save(Importance::interval);
     if (trainer_ && !train_loop()) return stopped();
     finish();
     ranks_.barrier();
@@ -157,6 +159,8 @@ class TrainRun {
   bool resume();
   void check_sources(const json& state, const std::string& checkpoint) const;
   void before_training();
+  void choose_widths();
+  void take_widths(const BitWidths& widths, const std::string& from);
   StepResult take_step();
   std::optional<Checkpoint> due_checkpoint() const;
   bool roll_back(const StepResult& spiked);
@@ -196,6 +200,8 @@ class TrainRun {
   ModelConfig config_;
   std::optional<ModelConfig> teacher_config_;
   QuantSetup quant_;
+  std::optional<BitChoices> choices_;  ///< of quantize.auto_bits
+  BitWidths widths_;                   ///< chosen before training, or read from a checkpoint
   AdapterPlan adapters_;
   std::string base_;  ///< identity of what is frozen below adapters
   Sharding sharding_;
@@ -294,10 +300,15 @@ void TrainRun::open_model_description() {
     config_ = rotated(config_, {.down = rotation.online,
                                 .keys = rotation.online && recipe_.quantize.kv_cache.any()});
   quant_ = make_quant_setup(recipe_.quantize, config_);
+  if (recipe_.quantize.auto_bits.any()) choices_ = bit_choices(recipe_.quantize, config_);
   adapters_ = make_adapter_plan(recipe_, config_);
   mark_solved(recipe_, adapters_, config_, quant_.plan);
-  for (const recipe::ExportFormat format : recipe_.exports)
+  for (const recipe::ExportFormat format : recipe_.exports) {
     check_exportable(format, quant_.plan, config_, tokenizer_.get());
+    if (!choices_) continue;
+    for (const auto& [bits, plan] : choices_->plans)
+      check_exportable(format, plan, config_, tokenizer_.get());
+  }
   make_schedules();
   check_shares(recipe_, ranks_);
   if (recipe_.train.steps > 0) {
@@ -348,9 +359,11 @@ void TrainRun::describe() {
               recipe_.train.zero_stage, recipe_.train.batch / ranks_.size());
   log::info("model {}: {} layers, {:.1f}M parameters", config_.architecture, config_.layers,
             double(config_.parameters()) / 1e6);
+  const std::string widths = choices_ ? "" : mixed_widths_text(quant_.plan);
   if (!quant_.plan.linears.empty())
-    log::info("quantized: {} of {} linears, {}", planned_linears(quant_.plan),
-              decoder_linears(config_).size(), recipe::scheme_text(recipe_.quantize));
+    log::info("quantized: {} of {} linears, {}{}{}", planned_linears(quant_.plan),
+              decoder_linears(config_).size(), recipe::scheme_text(recipe_.quantize),
+              widths.empty() ? "" : "; ", widths);
   if (const std::string alias = recipe::alias_text(recipe_.quantize); !alias.empty())
     log::info("{}", alias);
   for (const std::string& note : quant_.notes) log::info("{}", note);
@@ -368,7 +381,9 @@ void TrainRun::describe() {
 }
 
 void TrainRun::open_data() {
-  if (recipe_.train.steps == 0 && !needs_calibration(quant_.plan, prepare_options(recipe_))) return;
+  if (recipe_.train.steps == 0 && !choices_ &&
+      !needs_calibration(quant_.plan, prepare_options(recipe_)))
+    return;
   first_then_others(ranks_, [this] {
     data_ = Dataset::open(recipe_.data.train, tokenizing(), dataset_options(recipe_, config_));
   });
@@ -487,6 +502,7 @@ bool TrainRun::resume() {
   if (leads()) set_aside_newer_checkpoints(directory, found ? found->step() : -1, run_id_);
   ranks_.barrier();
   if (!found) return false;
+  if (choices_) take_widths(saved_widths(*found), found->path());
   if (!adapters_.empty()) check_base(*found, base_, source_->path());
   restore_everything(*found, trained_tensors(adapters_, config_, quant_.plan), sharding_, store_);
   if (!adapters_.empty()) put_masters_on_codes(quant_.plan, store_, cpu_kernels(), host_);
@@ -568,6 +584,8 @@ void TrainRun::before_training() {
   evaluate("source", source.c_str(), {});
   if (packed) results_["source_label"] = source;
   if (quant_.plan.empty()) return;
+  if (choices_) choose_widths();
+  if (of_any_rank(stop_signal() != 0)) return;
   PrepareOptions options = prepare_options(recipe_);
   options.stop = [] { return stop_signal() != 0; };
   if (recipe_.quantize.solved()) evaluate_rounded();
@@ -604,6 +622,28 @@ void TrainRun::before_training() {
   evaluate("ptq", "PTQ", quant_.plan);
 }
 
+// While the Store holds the model as it came: every measurement begins with that.
+void TrainRun::choose_widths() {
+  Dataset samples = *data_;
+  const std::vector<Batch> batches =
+      calibration_batches([&](int64_t rows) { return samples.next(rows); },
+                          recipe_.quantize.auto_bits.samples, kCalibrationRows);
+  const MeasuredModel model{config_, store_,        cpu_kernels(),
+                            host_,   recipe_.dtype, master_dtype(recipe_)};
+  const ChosenBits chosen = choose_bits(recipe_.quantize.auto_bits, *choices_, model, batches,
+                                        [] { return stop_signal() != 0; });
+  if (chosen.widths.empty()) return;
+  results_["auto_bits"] = chosen.record;
+  take_widths(chosen.widths, "quantize.auto_bits");
+}
+
+void TrainRun::take_widths(const BitWidths& widths, const std::string& from) {
+  set_widths(*choices_, widths, from, quant_.plan);
+  widths_ = widths;
+  const std::string mixed = mixed_widths_text(quant_.plan);
+  log::info("quantized: {}", mixed.empty() ? quantization_lines(quant_.plan).front() : mixed);
+}
+
 // What the solver is compared with: the same grids, chosen and rounded to by each weight alone.
 void TrainRun::evaluate_rounded() {
   QuantPlan plan = quant_.plan;
@@ -617,6 +657,7 @@ void TrainRun::evaluate_rounded() {
 json TrainRun::state() const {
   json state = {{"results", results_}, {"recipe_hash", recipe::recipe_hash(recipe_)}};
   if (!sources_.empty()) state["sources"] = sources_;
+  if (!widths_.empty()) state[kBitWidths] = widths_;
   if (!sensitivity_order_.empty()) state["sensitivity_order"] = sensitivity_order_;
   if (!base_.empty()) state["base"] = base_;
   if (trainer_) {

@@ -233,6 +233,87 @@ const BadCase kSolvers[] = {
 INSTANTIATE_TEST_SUITE_P(Solvers, BadRecipe, testing::ValuesIn(kSolvers),
                          [](const auto& info) { return std::string(info.param.name); });
 
+const BadCase kWidths[] = {
+    {"no_bits", "quantize: {preset: ct_w4a16_g128, overrides: [down_proj]}\n",
+     "r.yaml:5: quantize.overrides: ", "got down_proj; write matrices and their bits"},
+    {"too_many_bits", "quantize: {preset: ct_w4a16_g128, overrides: [down_proj=9]}\n",
+     "r.yaml:5: quantize.overrides: ", "write bits from 2 to 8, or none"},
+    {"long_bits", "quantize: {preset: ct_w4a16_g128, overrides: [down_proj=08]}\n",
+     "r.yaml:5: quantize.overrides: ", "write bits from 2 to 8, or none"},
+    {"no_pattern", "quantize: {preset: ct_w4a16_g128, overrides: ['=4']}\n",
+     "r.yaml:5: quantize.overrides: ", "got \"=4\"; write matrices"},
+    {"map_of_bits", "quantize: {preset: ct_w4a16_g128, overrides: {down_proj: 8}}\n",
+     "r.yaml:5: quantize.overrides: ", "got a map"},
+    {"overrides_of_nothing", "quantize: {overrides: [down_proj=8]}\n",
+     "r.yaml:5: quantize.overrides: ", "only where quantize.weights.bits is a number"},
+    {"override_of_floats", "quantize: {preset: ct_fp8, overrides: [down_proj=4]}\n",
+     "r.yaml:5: quantize.overrides: ", "only PATTERN=none where quantize.weights.form is e4m3"},
+    {"override_in_compressed_tensors",
+     "quantize: {preset: ct_w4a16_g128, overrides: [down_proj=3]}\nexport: compressed-tensors\n",
+     "r.yaml:5: quantize.overrides: ", "2, 4 or 8, which pack into words where export lists"},
+    {"override_in_awq", "quantize: {preset: awq_w4_g128, overrides: [down_proj=8]}\nexport: awq\n",
+     "r.yaml:5: quantize.overrides: ", "expected 4 where export lists awq, got 8"},
+    {"auto_of_nothing", "quantize: {auto_bits: 5}\n",
+     "r.yaml:5: quantize.auto_bits.budget: ", "only where quantize.weights.bits is a number"},
+    {"no_budget", "quantize: {preset: ct_w4a16_g128, auto_bits: {candidates: [4, 8]}}\n",
+     "r.yaml:5: quantize.auto_bits.candidates: ", "only where quantize.auto_bits.budget"},
+    {"one_candidate", "quantize: {preset: ct_w4a16_g128, auto_bits: {budget: 5, candidates: 4}}\n",
+     "r.yaml:5: quantize.auto_bits.candidates: ", "expected at least two, got [4]"},
+    {"candidate_twice",
+     "quantize: {preset: ct_w4a16_g128, auto_bits: {budget: 5, candidates: [4, 8, 4]}}\n",
+     "r.yaml:5: quantize.auto_bits.candidates: ", "it stands there twice"},
+    {"candidate_of_9",
+     "quantize: {preset: ct_w4a16_g128, auto_bits: {budget: 5, candidates: [4, 9]}}\n",
+     "r.yaml:5: quantize.auto_bits.candidates: ", "a list of whole numbers from 2 to 8, got 9"},
+    {"auto_in_compressed_tensors",
+     "quantize: {preset: ct_w4a16_g128, auto_bits: {budget: 5, candidates: [3, 4]}}\n"
+     "export: compressed-tensors\n",
+     "r.yaml:5: quantize.auto_bits.candidates: ", "2, 4 or 8, which pack into words"},
+    {"auto_of_minima", "quantize: {preset: gguf_q4_1, auto_bits: 6}\nexport: gguf\n",
+     "r.yaml:5: quantize.auto_bits.budget: ",
+     "quantize.auto_bits.candidates 4 for codes that count from a minimum where export lists gguf"},
+    {"auto_in_gptq", "quantize: {preset: gptq_w4_g128, auto_bits: 5}\nexport: gptq\n",
+     "r.yaml:5: quantize.auto_bits.budget: ", "none, as that format has one grid for all"},
+    {"auto_of_super_blocks", "quantize: {preset: gguf_q4_k, auto_bits: 5}\n",
+     "r.yaml:5: quantize.auto_bits.budget: ", "none where quantize.weights.form is q4_k"},
+    {"auto_with_adapter",
+     "quantize: {preset: ct_w4a16_g128, auto_bits: 5}\nadapter: {kind: lora}\n",
+     "r.yaml:5: quantize.auto_bits.budget: ", "write what it chose into quantize.overrides"},
+};
+INSTANTIATE_TEST_SUITE_P(Widths, BadRecipe, testing::ValuesIn(kWidths),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST(BadRecipeText, AutoBitsNeedATrainedModelAndText) {
+  const std::string quantize = "quantize: {preset: ct_w4a16_g128, auto_bits: 5}\n";
+  EXPECT_NE(refusal_of("model: {from: scratch, tokenizer: t, hidden_size: 64, intermediate_size: "
+                       "172, num_hidden_layers: 2, num_attention_heads: 4}\nout: o\n"
+                       "data: {train: [t.txt]}\ntrain: {steps: 10}\n" +
+                       quantize)
+                .find("quantize.auto_bits.budget: expected none where model is scratch"),
+            std::string::npos);
+  EXPECT_NE(refusal_of("model: m\nout: o\ntrain: {steps: 0}\n" + quantize)
+                .find("data.train: expected a list of files where quantize.auto_bits is set"),
+            std::string::npos);
+  EXPECT_NE(refusal_of("model: m\nout: o\ndata: {train: [t.txt]}\ntrain: {steps: 0}\nquantize: "
+                       "{preset: gguf_q4_0, weights: {rounding: ggml}, auto_bits: 5}\n")
+                .find("quantize.auto_bits.budget: expected none where quantize.weights.rounding "
+                      "is ggml"),
+            std::string::npos);
+}
+
+TEST(Widths, AreTakenWhereTheFormatHoldsThem) {
+  for (const char* more :
+       {"quantize: {preset: ct_fp8, overrides: ['model.layers.0.*=none']}\nexport: "
+        "compressed-tensors\n",
+        "quantize: {preset: gguf_q4_0, overrides: [down_proj=8, v_proj=5]}\nexport: gguf\n",
+        "quantize: {preset: gguf_q4_0, auto_bits: {budget: 5, candidates: [3, 4, 5, 8]}}\nexport: "
+        "gguf\n",
+        "quantize: {preset: ct_w4a8, auto_bits: {budget: 5, candidates: [3, 4, 8]}}\nexport: "
+        "compressed-tensors\n",
+        "quantize: {preset: ct_w4a16_g128, auto_bits: 5, solver: gptq}\n"})
+    EXPECT_EQ(refusal_of(kGood + more), "accepted") << more;
+}
+
 TEST(BadRecipeText, ScalesAreTrainedBesideAllWeights) {
   const std::string line = refusal_of(
       "model: m\nout: o\ndata: {train: [t.txt]}\nquantize: {preset: w4a8, weights: {rounding: "

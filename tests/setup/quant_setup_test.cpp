@@ -52,6 +52,33 @@ TEST(QuantSetup, SuperBlocksWhereTheyDivideEveryRow) {
   }
 }
 
+TEST(QuantSetup, OverridesGiveSingleMatricesTheirBits) {
+  recipe::QuantizeOptions quantize = preset("ct_w4a16_g128");
+  quantize.overrides = {
+      {"down_proj", 8}, {"model.layers.0.*", 3}, {"layers.0.self_attn.q_proj", {}}};
+  const QuantPlan plan = make_quant_setup(quantize, config_of(256, 512)).plan;
+  const QuantPlan uniform = make_quant_setup(preset("ct_w4a16_g128"), config_of(256, 512)).plan;
+  EXPECT_EQ(planned_linears(plan), 13);
+  for (const auto& [path, linear] : plan.linears) {
+    QuantSpec expected = *uniform.linears.at(path).weight;
+    if (path.ends_with("down_proj")) expected.bits = 8;
+    if (layer_of(path) == 0) expected.bits = 3;  // the later one wins
+    EXPECT_EQ(*linear.weight, expected) << path;
+  }
+  EXPECT_FALSE(plan.linears.contains("model.layers.0.self_attn.q_proj"));
+  quantize.overrides = {{"layers.2", 8}};
+  EXPECT_NE(test::refusal([&] {
+              make_quant_setup(quantize, config_of(256, 512));
+            }).find("quantize.overrides: 'layers.2' matches no matrix that is quantized"),
+            std::string::npos);
+  quantize.overrides = {{"q_proj", 8}};
+  quantize.exclude = {"q_proj"};
+  EXPECT_NE(test::refusal([&] {
+              make_quant_setup(quantize, config_of(256, 512));
+            }).find("matches no matrix that is quantized"),
+            std::string::npos);
+}
+
 // As llama.cpp's own quantizer: Q4_K to Q5_0, Q6_K to Q8_0, F16 where 32 does not divide a row; the
 // inputs of blocks of 32 are Q8_0.
 TEST(QuantSetup, RowsThatSuperBlocksDoNotDivideFallBackAsInLlamaCpp) {

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "recipes/run/recipe/words.h"
 
 namespace qat::recipe {
@@ -91,9 +93,8 @@ std::optional<Misfit> packed_misfit(const QuantizeOptions& quantize, ExportForma
   return tables_misfit(quantize);
 }
 
-}  // namespace
-
-std::optional<Misfit> misfit(const QuantizeOptions& quantize, ExportFormat format) {
+// Of matrices that all have weights.bits.
+std::optional<Misfit> misfit_of_width(const QuantizeOptions& quantize, ExportFormat format) {
   switch (format) {
     case ExportFormat::gguf:
       if (const auto found = range_misfit(quantize.weights)) return found;
@@ -113,7 +114,14 @@ std::optional<Misfit> misfit(const QuantizeOptions& quantize, ExportFormat forma
   return std::nullopt;
 }
 
-std::vector<std::string> target_warnings(const QuantizeOptions& quantize, ExportFormat format) {
+// The same options with one width for all.
+QuantizeOptions with_bits(const QuantizeOptions& quantize, int64_t bits) {
+  QuantizeOptions one = quantize;
+  one.weights.bits = bits;
+  return one;
+}
+
+std::vector<std::string> warnings_of_width(const QuantizeOptions& quantize, ExportFormat format) {
   std::vector<std::string> lines;
   const WeightQuant& weights = quantize.weights;
   const ActivationQuant& activations = quantize.activations;
@@ -141,6 +149,48 @@ std::vector<std::string> target_warnings(const QuantizeOptions& quantize, Export
   if (!activations.bits && weights.per == Per::group && weights.group != 32 &&
       weights.group != 64 && weights.group != 128)
     say(fmt::format("vLLM's Marlin kernels have groups of 32, 64 or 128, not {}", weights.group));
+  return lines;
+}
+
+}  // namespace
+
+std::vector<PossibleWidth> possible_widths(const QuantizeOptions& quantize) {
+  std::vector<PossibleWidth> widths;
+  if (!quantize.weights.bits) return widths;
+  if (quantize.auto_bits.any())
+    for (const int64_t bits : quantize.auto_bits.candidates)
+      widths.push_back({bits, "quantize.auto_bits.candidates"});
+  else
+    widths.push_back({*quantize.weights.bits, "quantize.weights.bits"});
+  for (const WidthOverride& width : quantize.overrides)
+    if (width.bits) widths.push_back({*width.bits, "quantize.overrides"});
+  return widths;
+}
+
+std::optional<Misfit> misfit(const QuantizeOptions& quantize, ExportFormat format) {
+  if (!quantize.weights.bits) return misfit_of_width(quantize, format);
+  if (quantize.auto_bits.any() && (format == ExportFormat::gptq || format == ExportFormat::awq))
+    return Misfit{"quantize.auto_bits.budget", "none, as that format has one grid for all,",
+                  fmt::format("{}", *quantize.auto_bits.budget)};
+  for (const auto& [bits, key] : possible_widths(quantize)) {
+    auto found = misfit_of_width(with_bits(quantize, bits), format);
+    if (!found) continue;
+    if (found->key == "quantize.weights.bits") found->key = key;
+    return found;
+  }
+  return std::nullopt;
+}
+
+std::vector<std::string> target_warnings(const QuantizeOptions& quantize, ExportFormat format) {
+  std::vector<std::string> lines;
+  for (const auto& [bits, key] : possible_widths(quantize))
+    for (const std::string& line : warnings_of_width(with_bits(quantize, bits), format))
+      if (std::find(lines.begin(), lines.end(), line) == lines.end()) lines.push_back(line);
+  if (quantize.auto_bits.any() && quantize.activations.bits &&
+      format == ExportFormat::compressed_tensors)
+    lines.push_back(
+        "export: compressed-tensors: beside quantized activations it stores a byte a code, however "
+        "few bits quantize.auto_bits chose");
   return lines;
 }
 

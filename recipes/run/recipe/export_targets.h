@@ -14,6 +14,13 @@ struct Misfit {
   std::string key, expected, got;
 };
 
+/// Bits that some matrix has or may get, and the key that says so.
+struct PossibleWidth {
+  int64_t bits;
+  std::string key;
+};
+std::vector<PossibleWidth> possible_widths(const QuantizeOptions& quantize);
+
 /// The first key in the way of an export; nothing if the format holds the grid.
 std::optional<Misfit> misfit(const QuantizeOptions& quantize, ExportFormat format);
 

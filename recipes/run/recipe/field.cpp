@@ -33,7 +33,7 @@ std::string kind_text(const Field& field) {
     case FieldKind::toggle:
       return "true or false";
     case FieldKind::whole:
-      return "a whole number" + whole_bounds(field);
+      return (list ? "whole numbers" : "a whole number") + whole_bounds(field);
     case FieldKind::number:
       return "a number" + bounds(field);
     case FieldKind::text:
@@ -42,6 +42,8 @@ std::string kind_text(const Field& field) {
       return list ? "paths" : "a path";
     case FieldKind::layer_range:
       return "layers such as 3 or 0-5";
+    case FieldKind::width:
+      return "PATTERN=BITS such as down_proj=8 or model.layers.0.*=none";
     case FieldKind::key:
       return "keys of the recipe";
   }

@@ -25,6 +25,7 @@ enum class FieldKind {
   text,         ///< any text
   path,         ///< text in which ~, $NAME and ${NAME} are expanded
   layer_range,  ///< 3 or 0-5
+  width,        ///< PATTERN=BITS
   key           ///< a key or section of the recipe
 };
 enum class Arity { one, list };

@@ -57,6 +57,9 @@ Takes path() {
 Takes layer_ranges() {
   return {FieldKind::layer_range};
 }
+Takes widths() {
+  return {FieldKind::width};
+}
 Takes keys() {
   return {FieldKind::key};
 }
@@ -129,6 +132,9 @@ const FieldCondition kWeights = {
     "quantize.weights.bits is a number",
     {"quantize.weights.bits", "quantize.preset"},
     [](const Recipe& r) { return r.quantize.weights.bits.has_value(); }};
+const FieldCondition kAutoBits = {"quantize.auto_bits.budget is a number",
+                                  {"quantize.auto_bits.budget", "quantize.preset"},
+                                  [](const Recipe& r) { return r.quantize.auto_bits.any(); }};
 const FieldCondition kWeightGroup = {
     "quantize.weights.per is group and quantize.weights.bits a number",
     {"quantize.weights.bits", "quantize.weights.per", "quantize.preset"},
@@ -459,6 +465,11 @@ void add_quantize_rows(std::vector<Field>& rows) {
                          "Matrices to leave out of include.", {.nicknames = {"ignore", "skip"}}));
   rows.push_back(QAT_ROW(quantize.layers, layer_ranges(), Matters::yes,
                          "Layers to quantize, counted from 0, such as [0-3, 7]; empty: all."));
+  rows.push_back(QAT_ROW(
+      quantize.overrides, widths(), Matters::yes,
+      "Bits of single matrices, as PATTERN=BITS with a pattern as in include; none leaves "
+      "them (and their inputs) as they are. A later one wins; the other keys of the grid stay.",
+      {.when = kWeights, .nicknames = {"tensor_type", "dynamic", "mixed_precision"}}));
   rows.push_back(QAT_ROW(quantize.embeddings, word(), Matters::yes,
                          "Grid of the embeddings: q8_0 is int8 in blocks of 32 with f16 scales, "
                          "q6_k int6 in super-blocks of 256 (q8_0 where those do not divide a row). "
@@ -467,6 +478,20 @@ void add_quantize_rows(std::vector<Field>& rows) {
   rows.push_back(QAT_ROW(quantize.head, word(), Matters::yes,
                          "Grid of the output head; its input is quantized as the activations are.",
                          {.default_note = preset}));
+  rows.push_back(QAT_ROW(
+      quantize.auto_bits.budget, number_above(2, 16), Matters::yes,
+      "Before training, choose the bits of each matrix: those of least damage whose mean over all "
+      "quantized weights, scales counted, is at most this. Damage is the KL to the unquantized "
+      "model when that matrix alone is rounded; q, k, v and gate, up stay alike, as runtimes fuse "
+      "them. Decides quantize.weights.bits; quantize.overrides win.",
+      {.when = kWeights, .nicknames = {"mixed_precision", "target_bits", "bpw"}}));
+  rows.push_back(QAT_ROW(quantize.auto_bits.candidates, whole(2, 8), Matters::yes,
+                         "The bits a matrix may get.",
+                         {.when = kAutoBits, .nicknames = {"bits", "widths"}}));
+  rows.push_back(QAT_ROW(quantize.auto_bits.samples, whole(1, kMany), Matters::yes,
+                         "Training sequences that the damage is measured on: each costs a part of "
+                         "a forward for every matrix and candidate.",
+                         {.when = kAutoBits}));
   rows.push_back(QAT_ROW(quantize.calibrate.samples, whole(1, kMany), Matters::yes,
                          "Training sequences that calibration looks at."));
   rows.push_back(QAT_ROW(quantize.calibrate.range, word(), Matters::yes,
@@ -776,6 +801,8 @@ const std::vector<Section>& recipe_sections() {
       {"quantize.activations", "quantize.activations.bits",
        "The grid of the inputs of quantized matrices."},
       {"quantize.kv_cache", "quantize.kv_cache.type", "The grid of cached keys and values."},
+      {"quantize.auto_bits", "quantize.auto_bits.budget",
+       "Bits of each matrix, by measurement before training."},
       {"quantize.calibrate", "quantize.calibrate.samples",
        "Ranges measured on data before training."},
       {"quantize.smooth", "quantize.smooth.alpha",

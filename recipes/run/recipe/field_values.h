@@ -92,6 +92,58 @@ struct Convert<std::optional<int64_t>> {
 };
 
 template <>
+struct Convert<std::optional<double>> {
+  static FieldValue get(const std::optional<double>& member) {
+    return member ? FieldValue(*member) : FieldValue(std::string("none"));
+  }
+  static void set(std::optional<double>& member, const FieldValue& value) {
+    const auto* number = std::get_if<double>(&value);
+    member = number ? std::optional(*number) : std::nullopt;
+  }
+  static std::vector<std::string> words(Spelling spelling) {
+    return spelling == Spelling::written ? std::vector<std::string>{"none"}
+                                         : std::vector<std::string>{};
+  }
+};
+
+template <>
+struct Convert<std::vector<int64_t>> {
+  static FieldValue get(const std::vector<int64_t>& member) {
+    std::vector<std::string> out;
+    for (const int64_t number : member) out.push_back(fmt::format("{}", number));
+    return out;
+  }
+  /// The numbers were checked when they were read.
+  static void set(std::vector<int64_t>& member, const FieldValue& value) {
+    member.clear();
+    for (const auto& text : std::get<std::vector<std::string>>(value))
+      std::from_chars(text.data(), text.data() + text.size(), member.emplace_back());
+  }
+  static std::vector<std::string> words(Spelling) { return {}; }
+};
+
+template <>
+struct Convert<std::vector<WidthOverride>> {
+  static FieldValue get(const std::vector<WidthOverride>& member) {
+    std::vector<std::string> out;
+    for (const auto& [pattern, bits] : member)
+      out.push_back(pattern + "=" + (bits ? fmt::format("{}", *bits) : "none"));
+    return out;
+  }
+  /// The text was checked when it was read: "PATTERN=4" or "PATTERN=none".
+  static void set(std::vector<WidthOverride>& member, const FieldValue& value) {
+    member.clear();
+    for (const auto& text : std::get<std::vector<std::string>>(value)) {
+      const size_t equals = text.rfind('=');
+      WidthOverride width{text.substr(0, equals), {}};
+      if (text.substr(equals + 1) != "none") width.bits = text[equals + 1] - '0';
+      member.push_back(width);
+    }
+  }
+  static std::vector<std::string> words(Spelling) { return {}; }
+};
+
+template <>
 struct Convert<SmoothAlpha> {
   static FieldValue get(const SmoothAlpha& member) {
     if (member.mode == SmoothMode::fixed) return member.value;

@@ -177,6 +177,18 @@ std::string parse_layer_range(const Field& field, const YamlNode& node) {
   return low == high ? fmt::format("{}", low) : fmt::format("{}-{}", low, high);
 }
 
+/// The last = parts the two: a pattern is any text.
+std::string parse_width(const Field& field, const YamlNode& node) {
+  const size_t equals = node.text.rfind('=');
+  if (equals == std::string::npos || equals == 0)
+    refuse_value(field, node, "write matrices and their bits, such as down_proj=8");
+  const std::string bits = node.text.substr(equals + 1);
+  const bool digit = bits.size() == 1 && bits[0] >= '2' && bits[0] <= '8';
+  if (!digit && bits != "none")
+    refuse_value(field, node, "write bits from 2 to 8, or none to leave the matrices as they are");
+  return node.text;
+}
+
 FieldValue parse_scalar(const Field& field, const YamlNode& node) {
   if (!node.scalar()) {
     refuse_value(field, node,
@@ -205,6 +217,8 @@ FieldValue parse_scalar(const Field& field, const YamlNode& node) {
       return field.kind == FieldKind::path ? parse_path(field, node) : node.text;
     case FieldKind::layer_range:
       return parse_layer_range(field, node);
+    case FieldKind::width:
+      return parse_width(field, node);
     case FieldKind::key:
       if (!find_field(node.text) && !find_section(node.text))
         refuse_value(field, node, key_advice("", node.text));
@@ -221,8 +235,11 @@ FieldValue parse_value(const Field& field, const YamlNode& node) {
   const bool listed = node.kind == YamlNode::Kind::list;
   const std::vector<YamlNode> single = listed ? std::vector<YamlNode>{} : std::vector{node};
   for (const auto& item : listed ? node.items : single) {
-    const auto text = std::get<std::string>(parse_scalar(field, item));
-    const bool once = field.kind == FieldKind::word || field.kind == FieldKind::key;
+    const FieldValue value = parse_scalar(field, item);
+    const auto* number = std::get_if<int64_t>(&value);
+    const auto text = number ? fmt::format("{}", *number) : std::get<std::string>(value);
+    const bool once = field.kind == FieldKind::word || field.kind == FieldKind::key ||
+                      field.kind == FieldKind::whole;
     if (once && std::find(out.begin(), out.end(), text) != out.end())
       refuse_value(field, item, "it stands there twice; remove one");
     out.push_back(text);

@@ -178,6 +178,22 @@ struct KvCacheQuant {
 /// of 32.
 KvCacheQuant kv_cache_of(KvType type);
 
+/// The bits of the matrices that a pattern names; none leaves them as they are.
+struct WidthOverride {
+  std::string pattern;
+  std::optional<int64_t> bits;
+  friend bool operator==(const WidthOverride&, const WidthOverride&) = default;
+};
+
+/// Bits of each matrix by what it does to the model alone, within a size.
+struct AutoBits {
+  std::optional<double> budget;  ///< bits a quantized weight, scales counted; none: off
+  std::vector<int64_t> candidates = {4, 8};
+  int64_t samples = 4;  ///< sequences of data.train
+
+  bool any() const { return budget.has_value(); }
+};
+
 struct CalibrateOptions {
   int64_t samples = 128;  ///< sequences of data.train
   CalibrationRange range = CalibrationRange::min_max;
@@ -221,8 +237,10 @@ struct QuantizeOptions {
   std::vector<std::string> include = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
                                       "gate_proj", "up_proj", "down_proj"};
   std::vector<std::string> exclude;
-  std::vector<LayerRange> layers;  ///< empty: all
+  std::vector<LayerRange> layers;        ///< empty: all
+  std::vector<WidthOverride> overrides;  ///< a later one wins
   TableGrid embeddings = TableGrid::none, head = TableGrid::none;
+  AutoBits auto_bits;
   CalibrateOptions calibrate;
   SmoothOptions smooth;
   RotationOptions rotation;

@@ -1,5 +1,6 @@
 // The field table as people read it: the terminal's help and recipes/README.md.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <sstream>
@@ -101,6 +102,8 @@ begins with `# yaml-language-server: $schema=recipe.schema.json`.
 | `smollm2-w4a4-rotated.yaml` | to 4-bit weights and activations, rotated so that four bits hold them |
 | `stories-w4a4-rotated.yaml` | the same for the story model, in under a minute |
 | `smollm2-w2.yaml` | to 2-bit weights on four levels without 0, with trained scales |
+| `smollm2-auto-bits.yaml` | to compressed-tensors with 4 or 8 bits a matrix, chosen by measurement within 5 bits a weight |
+| `stories-auto-bits.yaml` | the same for the story model, in under a minute |
 | `gsm8k-w8a8.yaml` | SmolLM2-135M-Instruct on questions and answers, the loss on the answers only |
 | `smollm2-gguf-q4_0.yaml` | to a GGUF file of Q4_0 blocks, for llama.cpp |
 | `pretrain-tiny.yaml` | a small story model from nothing, quantized in the last third |
@@ -160,6 +163,20 @@ std::string changes(const Preset& preset, const QuantizeOptions& quantize) {
                     field.key.substr(std::string("quantize.").size()), yaml_value(field, value));
   }
   return changed;
+}
+
+/// ", down_proj=8, each matrix of 4 or 8 bits by measurement, ...": what is not as weights.bits
+/// says.
+std::string widths_text(const QuantizeOptions& quantize) {
+  std::string out;
+  for (const WidthOverride& width : quantize.overrides)
+    out +=
+        fmt::format(", {}={}", width.pattern, width.bits ? fmt::format("{}", *width.bits) : "none");
+  if (quantize.auto_bits.any())
+    out +=
+        fmt::format(", each matrix of {} bits by measurement, at most {} bits a weight",
+                    fmt::join(quantize.auto_bits.candidates, " or "), *quantize.auto_bits.budget);
+  return out;
 }
 
 std::string section_heading(const std::string& key) {
@@ -222,10 +239,11 @@ std::string recipe_reference() {
 
 std::string scheme_text(const QuantizeOptions& quantize) {
   if (!quantize.any()) return "none";
-  return fmt::format("{}{}: weights {}; activations {}",
+  return fmt::format("{}{}: weights {}{}; activations {}",
                      quantize.preset == "none" ? "no preset" : quantize.preset,
                      changes(preset_named(quantize.preset), quantize),
-                     weights_text(quantize.weights), activations_text(quantize.activations));
+                     weights_text(quantize.weights), widths_text(quantize),
+                     activations_text(quantize.activations));
 }
 
 std::string alias_text(const QuantizeOptions& quantize) {

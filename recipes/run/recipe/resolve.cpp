@@ -362,6 +362,45 @@ void check_quantize(const Recipe& recipe, const Sources& sources) {
                     "name some, or set quantize.preset: none");
 }
 
+/// Bits of single matrices: of grids whose form leaves them a choice.
+void check_widths(const Recipe& recipe, const Sources& sources) {
+  const QuantizeOptions& quantize = recipe.quantize;
+  const AutoBits& automatic = quantize.auto_bits;
+  const auto widths = possible_widths(quantize);
+  const bool overridden = std::any_of(widths.begin(), widths.end(), [](const PossibleWidth& width) {
+    return width.key == "quantize.overrides";
+  });
+  const std::string budget = "quantize.auto_bits.budget";
+  const auto refuse_budget = [&](const std::string& where, const std::string& advice) {
+    refuse_together(sources, budget, "none " + where, fmt::format("{}", *automatic.budget), advice);
+  };
+  if ((automatic.any() || overridden) && quantize.weights.form != Form::integer) {
+    const std::string form = word_of(quantize.weights.form);
+    const std::string where = fmt::format("where quantize.weights.form is {}", form);
+    const std::string advice = "such codes have one width: choose a preset of integers";
+    if (automatic.any()) refuse_budget(where, advice);
+    refuse_together(sources, "quantize.overrides", "only PATTERN=none " + where,
+                    yaml_value(*find_field("quantize.overrides"),
+                               find_field("quantize.overrides")->get(recipe)),
+                    advice);
+  }
+  if (!automatic.any()) return;
+  if (automatic.candidates.size() < 2)
+    refuse_together(sources, "quantize.auto_bits.candidates", "at least two",
+                    yaml_value(*find_field("quantize.auto_bits.candidates"),
+                               find_field("quantize.auto_bits.candidates")->get(recipe)),
+                    "name another one, or set quantize.weights.bits alone");
+  if (quantize.weights.rounding == Rounding::ggml)
+    refuse_budget("where quantize.weights.rounding is ggml",
+                  "ggml's rule is one of a type, not of a width: take rounding: nearest");
+  if (recipe.model.scratch())
+    refuse_budget("where model is scratch", "an untrained model has nothing to measure");
+  if (recipe.adapter.any())
+    refuse_budget("beside an adapter",
+                  "choose in a run without one (train.steps: 0 will do), and write what it chose "
+                  "into quantize.overrides");
+}
+
 void check_solver(const Recipe& recipe, const Sources& sources) {
   const QuantizeOptions& quantize = recipe.quantize;
   if (!quantize.solved()) {
@@ -521,6 +560,8 @@ void check_train(const Recipe& recipe, const Sources& sources) {
     reader = "quantize.activations.dynamic is off";
   else if (quantize.solved())
     reader = fmt::format("quantize.solver.kind is {}", word_of(quantize.solver.kind));
+  else if (quantize.auto_bits.any())
+    reader = "quantize.auto_bits is set";
   if (!reader.empty() && recipe.data.train.empty())
     refuse_together(sources, "data.train", fmt::format("a list of files where {}", reader), "none",
                     "name the training text");
@@ -551,6 +592,11 @@ void check_targets(const Recipe& recipe, const Sources& sources) {
       refuse_together(sources, found->key,
                       fmt::format("{} where export lists {}", found->expected, word_of(format)),
                       found->got, "change it, or remove the format");
+    if (found->key.starts_with("quantize.auto_bits"))
+      refuse_together(
+          sources, "quantize.auto_bits.budget",
+          fmt::format("{} {} where export lists {}", found->key, found->expected, word_of(format)),
+          found->got, "change them, or remove the format");
     // Nobody wrote that key: the preset and the list of formats do not go together.
     refuse_together(sources, "export",
                     fmt::format("{} {} beside {}", found->key, found->expected, word_of(format)),
@@ -603,11 +649,12 @@ void add_warnings(Recipe& recipe, const Sources& sources) {
   const TrainOptions& train = recipe.train;
   if (quantize.weights.bits && !quantize.weights.spec().in_super_blocks()) {
     const WeightQuant& weights = quantize.weights;
-    if (*weights.bits != 8 && *weights.bits != 4 && *weights.bits != 2)
-      lines.push_back(fmt::format(
-          "quantize.weights.bits: no deployment format stores {} bits; it can be trained and "
-          "measured, not exported as integers",
-          *weights.bits));
+    for (const auto& [bits, key] : possible_widths(quantize))
+      if (bits != 8 && bits != 4 && bits != 2)
+        lines.push_back(fmt::format(
+            "{}: no deployment format stores {} bits; it can be trained and measured, not exported "
+            "as integers",
+            key, bits));
     if (weights.per == Per::group && weights.group % 32 != 0)
       lines.push_back(fmt::format(
           "quantize.weights.group: no deployment format has groups of {}; take a multiple of 32",
@@ -680,6 +727,7 @@ Recipe resolve(const Assignments& written, const std::string& name) {
   check_conditions(recipe, sources);
   check_scratch(recipe.model, sources);
   check_quantize(recipe, sources);
+  check_widths(recipe, sources);
   check_solver(recipe, sources);
   check_rotation(recipe, sources);
   check_adapter(recipe, sources);

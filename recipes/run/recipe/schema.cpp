@@ -49,6 +49,10 @@ Json kind_schema(const Field& field) {
     case FieldKind::key:
       schema["type"] = "string";
       break;
+    case FieldKind::width:
+      schema["type"] = "string";
+      schema["pattern"] = "^.+=([2-8]|none)$";
+      break;
     case FieldKind::layer_range:
       schema["anyOf"] = {Json{{"type", "integer"}, {"minimum", 0}},
                          Json{{"type", "string"}, {"pattern", "^[0-9]{1,5}(-[0-9]{1,5})?$"}}};

@@ -92,6 +92,37 @@ Markup curves(const Runs& runs) {
   return section("training", "Training", content);
 }
 
+// What each matrix suffers at each width, and the width it got.
+Markup chosen_bits(const Runs& runs, const RunRecord& run) {
+  const json& chosen = run.evaluation("auto_bits");
+  if (chosen.empty()) return {};
+  std::vector<std::string> head = {"layer", "matrices"};
+  for (const auto& [bits, uniform] : chosen.at("uniform").items()) head.push_back(bits + " bits");
+  head.push_back("chosen");
+  std::vector<std::vector<Markup>> rows;
+  for (const json& unit : chosen.at("units")) {
+    std::string names;
+    for (const json& name : unit.at("linears"))
+      names += (names.empty() ? "" : ", ") + name.get<std::string>();
+    std::vector<Markup> row = {text(fmt::format("{}", unit.at("layer").get<int64_t>())),
+                               text(names)};
+    for (const auto& [bits, kl] : unit.at("kl").items())
+      row.push_back(text(fmt::format("{:.2e}", kl.get<double>())));
+    row.push_back(text(fmt::format("{}", unit.at("bits").get<int64_t>())));
+    rows.push_back(std::move(row));
+  }
+  std::string uniforms;
+  for (const auto& [bits, uniform] : chosen.at("uniform").items())
+    uniforms += fmt::format(" {} bits for each: {:.3f} bits a weight, KL {:.2e}.", bits,
+                            uniform.at("bits").get<double>(), uniform.at("kl").get<double>());
+  return table(
+      fmt::format("{}Bits of each matrix, by the KL (nats a token) when its weights alone are "
+                  "rounded: {:.3f} bits a weight of {} allowed, KL {:.2e} together.{}",
+                  run_prefix(runs, run), chosen.at("bits").get<double>(),
+                  chosen.at("budget").get<double>(), chosen.at("kl").get<double>(), uniforms),
+      head, rows);
+}
+
 Markup sensitivity(const Runs& runs) {
   Markup content;
   for (const RunRecord& run : runs) {
@@ -104,7 +135,7 @@ Markup sensitivity(const Runs& runs) {
     for (const json& layer : layers)
       chart.bars.emplace_back(fmt::format("layer {}", layer.at("layer").get<int64_t>()),
                               layer.at("kl").get<double>());
-    content += draw(chart);
+    content += draw(chart) + chosen_bits(runs, run);
   }
   return section("sensitivity", "Sensitivity", content);
 }
