@@ -69,9 +69,30 @@ EnabledLayers first_layers(int64_t count) {
 }  // namespace
 
 size_t TrainingMemory::total() const {
-  size_t sum = 0;
+  size_t sum = snapshot;
   for (const auto& [category, size] : bytes) sum += size;
   return sum;
+}
+
+size_t planned_snapshot(const TrainingSpec& spec, const TrainerSettings& settings) {
+  const bool adapted = !spec.adapters.linears.empty();
+  const std::vector<SourceTensor> parameters =
+      adapted ? adapter_tensors(spec.adapters, spec.config) : expected_tensors(spec.config);
+  const DType masters = adapted ? spec.adapters.dtype : spec.build.weight_dtype;
+  const Sharding& sharding = spec.sharding;
+  const auto own = [&](const SourceTensor& t) {
+    if (const Partition* rows = sharding.shared() ? sharding.partition(t.name) : nullptr)
+      return sharding.own(*rows).count() * rows->cols();
+    return sharding.rank() == 0 ? t.shape.count() : 0;
+  };
+  size_t bytes = sharding.rank() == 0 ? codes_bytes(spec) : 0;
+  for (const SourceTensor& t : parameters)
+    bytes += size_t(own(t)) * size_of(t.shape.rank() < 2 ? DType::f32 : masters);
+  for (const SourceTensor& t : scale_tensors(spec.plan, spec.config))
+    bytes += size_t(own(t)) * 3 * sizeof(float);  // the scale and its moments
+  for (const SourceTensor& t : trained_of(spec, parameters))
+    bytes += Optimizer::moment_bytes(own(t), t.shape.count(), settings.optimizer.state_bits);
+  return bytes;
 }
 
 TrainingMemory plan_training_memory(const TrainingSpec& spec, const TrainerSettings& settings,
@@ -129,6 +150,8 @@ std::vector<std::string> memory_report(const TrainingMemory& memory, int ranks) 
     text += fmt::format("{}{} {:.1f}", separator, name_of(category), mib(bytes));
     separator = " + ";
   }
+  if (mib(memory.snapshot) >= 0.05)
+    text += fmt::format("{}checkpoint snapshot {:.1f}", separator, mib(memory.snapshot));
   lines.push_back(text);
   lines.push_back(
       fmt::format("  the arena holds {:.1f} MiB of weights as the matmuls read them and "

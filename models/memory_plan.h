@@ -15,6 +15,7 @@ struct TrainingMemory {
   std::map<Category, size_t> bytes;  ///< by category; the arena is that of the largest program
   size_t arena_live_peak = 0;        ///< lower bound of the arena
   size_t prologue = 0;               ///< part of the arena: quantized or cast weights of a step
+  size_t snapshot = 0;               ///< what a checkpoint is written from beside training
   size_t total() const;
 };
 
@@ -22,6 +23,9 @@ struct TrainingMemory {
 /// quantized model, and takes the largest.
 TrainingMemory plan_training_memory(const TrainingSpec& spec, const TrainerSettings& settings,
                                     const KernelTable& kernels);
+
+/// What a rank's part of a checkpoint takes in memory (Snapshot), but for padding.
+size_t planned_snapshot(const TrainingSpec& spec, const TrainerSettings& settings);
 
 /// The plan as lines for people; with several ranks it is that of each.
 std::vector<std::string> memory_report(const TrainingMemory& memory, int ranks = 1);

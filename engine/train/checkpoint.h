@@ -7,10 +7,12 @@
 //
 // Each rank writes its rows of the large tensors, with their place in the whole, so that any number
 // of ranks reads what any other wrote; rank 0 adds the rest and the state.
+// A save may go on beside training: its tensors are copied, and written from the copy by a thread.
 // There is no pointer to the latest: the highest step whose manifest and files verify is the
 // latest. Nothing here follows a symbolic link. Order is by step, never by time.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -28,7 +30,9 @@
 
 namespace qat {
 
+class BackgroundThread;
 class RunLock;
+class Snapshot;
 
 /// Whether a tensor may hold NaN or Inf; a checkpoint with one that may not is never committed.
 enum class Finite : uint8_t {
@@ -45,12 +49,19 @@ struct CheckpointTensor {
   int64_t all_rows = -1;  ///< of that tensor; -1: the view is all of it
 };
 
+/// When a save beside training copies its tensors.
+enum class SnapshotCopy : uint8_t {
+  beside_training,  ///< until they are about to change: where host and kernels share memory
+  at_once
+};
+
 struct CheckpointOptions {
   std::string run_id;             ///< new_run_id(); part of the names aside
   int keep = 2;                   ///< whole checkpoints that stay; at least 2
   std::string program;            ///< version of this build, kept in the manifest
   const RunLock* lock = nullptr;  ///< asked before each commit, by rank 0
   Communicator* ranks = nullptr;  ///< that save together; null: this process alone
+  SnapshotCopy copy = SnapshotCopy::beside_training;
 };
 
 struct SaveResult {
@@ -60,42 +71,75 @@ struct SaveResult {
     not_finite     ///< a tensor holds NaN or Inf; nothing was committed
   };
   Status status = Status::committed;
+  int64_t step = 0;
   std::string path;     ///< the checkpoint's directory
   std::string message;  ///< why not, naming the file or the tensor
   uint64_t bytes = 0;
-  double seconds = 0;
+  double seconds = 0;  ///< from the call that began it to the commit
+  double paused = -1;  ///< of a save beside training: for how long that waited; -1: it was not one
 
   bool committed() const { return status == Status::committed; }
 };
 
-/// Saves the checkpoints of one run.
+/// Saves the checkpoints of one run, at once or beside training: then begin() copies what it is
+/// given, and a thread writes it. What that thread does not do are the agreements of the ranks,
+/// between which all of them call advance(). Never are two saves on their way.
 class CheckpointWriter {
  public:
   /// directory: the run's `checkpoints`, made at the first save. Refuses a symbolic link there.
   CheckpointWriter(std::string directory, CheckpointOptions options);
+  /// Gives up a save that is on its way: it leaves what a kill would.
+  ~CheckpointWriter();
 
   /// Writes, commits and verifies `step-<step>`, then prunes. Called by all ranks, each with its
   /// own tensors, and with the state by rank 0; each gets the same result: a failure of one is that
   /// of all. Throws Error(locked) if the lock was lost; every failure of the storage is in the
-  /// result instead.
+  /// result instead. None may be on its way.
   SaveResult save(int64_t step, const nlohmann::json& state,
                   std::span<const CheckpointTensor> tensors);
+
+  /// Takes the memory of the copies now, so that no begin() has to: for these tensors, or as many
+  /// bytes of others. Throws Error(refused).
+  void reserve(std::span<const CheckpointTensor> tensors);
+  /// Begins a save beside training, called as save() is. None may be on its way. The tensors may
+  /// not change before wait_until_copied().
+  void begin(int64_t step, const nlohmann::json& state, std::span<const CheckpointTensor> tensors);
+  /// To be called before anything changes the tensors of the last begin().
+  void wait_until_copied();
+  /// The step of the save that is on its way, the same on all ranks; -1: none.
+  int64_t on_its_way() const;
+  /// Whether this rank's thread works on it.
+  bool busy() const;
+  /// Takes a save that is on its way a stage further: called by all ranks, while none is busy.
+  /// Gives its result at its end, as save() does; does nothing while there is none on its way.
+  std::optional<SaveResult> advance();
+  /// Waits for the end of the save that is on its way, called by all ranks.
+  SaveResult finish();
 
  private:
   bool leads() const { return options_.ranks == nullptr || options_.ranks->rank() == 0; }
   struct Part;
+  struct Save;
+  void attempt(Save& save);
+  bool agree(Save& save) const;
+  SaveResult end(Save& save);
   std::vector<Part> exchange_parts(const Part& mine) const;
-  void write_own(const std::string& aside, int64_t step, const nlohmann::json& state,
-                 std::span<const CheckpointTensor> tensors, Part& part) const;
-  void write_manifest(const std::string& aside, int64_t step, const std::vector<Part>& parts,
-                      uint64_t& bytes) const;
-  void commit(const std::string& aside, const std::string& path) const;
+  void prepare(Save& save);
+  void write_own(Save& save);
+  void commit(Save& save);
+  void write_manifest(Save& save) const;
+  void rename_to_final(const Save& save) const;
   void prune(int64_t newest);
   void prune_if_possible(int64_t newest);
+  void go_on_in_background();
 
   std::string directory_;
   CheckpointOptions options_;
   std::set<int64_t> whole_;  ///< steps this process has verified
+  std::atomic<bool> give_up_ = false;
+  std::unique_ptr<Snapshot> snapshot_;
+  std::unique_ptr<Save> save_;  ///< that is on its way beside training
+  std::unique_ptr<BackgroundThread> thread_;
 };
 
 /// A verified checkpoint. The tensors lie in a mapping that lives as long as this object.

@@ -12,7 +12,11 @@ void SaveFailures::note(const SaveResult& result) {
     case SaveResult::Status::committed:
       in_a_row_ = 0;
       last_committed_ = result.path;
-      log::info("saved {} ({} in {:.2f} s)", result.path, bytes_text(result.bytes), result.seconds);
+      log::info("saved {} ({} in {:.2f} s{})", result.path, bytes_text(result.bytes),
+                result.seconds,
+                result.paused < 0
+                    ? ""
+                    : fmt::format(" beside training, which paused {:.3f} s", result.paused));
       return;
     case SaveResult::Status::not_finite:
       log::error("{} not saved: {}", result.path, result.message);

@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "engine/core/log.h"
+#include "engine/io/atomic_file.h"
 #include "engine/io/json.h"
 #include "engine/train/checkpoint.h"
 #include "engine/train/checkpoint_files.h"
@@ -141,13 +142,13 @@ void check_contents(const InputFile& file, const FileEntry& entry) {
                               checksum.text(), entry.checksum));
 }
 
-void check_rank_file(const InputFile& file, const Manifest& manifest, int rank) {
+void check_rank_file(const InputFile& file, const Manifest& manifest, int rank, Contents contents) {
   const FileEntry& entry = manifest.files[size_t(rank)];
   if (file.bytes() != entry.bytes)
     throw Damaged(
         fmt::format("{}: {} bytes, the manifest says {}", file.path(), file.bytes(), entry.bytes));
   check_identity(read_header(file), manifest, rank, file.path());
-  check_contents(file, entry);
+  if (contents == Contents::read) check_contents(file, entry);
 }
 
 Descriptor open_checkpoint(const std::string& path) {
@@ -158,7 +159,7 @@ Descriptor open_checkpoint(const std::string& path) {
   throw Damaged(path + ": " + reason(errno));
 }
 
-Manifest verify(const Descriptor& directory, const std::string& path) {
+Manifest verify(const Descriptor& directory, const std::string& path, Contents contents) {
   const Manifest manifest = read_manifest(directory, path);
   const size_t slash = path.find_last_of('/');
   const int64_t named =
@@ -172,7 +173,7 @@ Manifest verify(const Descriptor& directory, const std::string& path) {
       throw Damaged(fmt::format("{}/{}: a file the manifest does not list", path, name));
   for (int rank = 0; rank < manifest.world; ++rank) {
     const std::string& name = manifest.files[size_t(rank)].name;
-    check_rank_file(InputFile(directory, name, path + "/" + name), manifest, rank);
+    check_rank_file(InputFile(directory, name, path + "/" + name), manifest, rank, contents);
   }
   return manifest;
 }
@@ -244,13 +245,21 @@ std::shared_ptr<const void> map(const InputFile& file) {
 
 }  // namespace
 
-void verify_checkpoint(const std::string& path) {
-  verify(open_checkpoint(path), path);
+void verify_checkpoint(const std::string& path, Contents contents) {
+  verify(open_checkpoint(path), path, contents);
+}
+
+void verify_file(const std::string& path, const FileEntry& entry) {
+  const std::string directory = parent_directory(path);
+  const InputFile file(open_checkpoint(directory), entry.name, path);
+  if (file.bytes() != entry.bytes)
+    throw Damaged(fmt::format("{}: {} bytes, {} were written", path, file.bytes(), entry.bytes));
+  check_contents(file, entry);
 }
 
 Checkpoint Checkpoint::load(const std::string& path) {
   const Descriptor directory = open_checkpoint(path);
-  const Manifest manifest = verify(directory, path);
+  const Manifest manifest = verify(directory, path, Contents::read);
   Checkpoint checkpoint;
   checkpoint.path_ = path;
   checkpoint.step_ = manifest.step;

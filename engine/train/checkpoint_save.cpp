@@ -4,20 +4,25 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <new>
 
 #include "engine/core/log.h"
 #include "engine/io/atomic_file.h"
+#include "engine/train/background_thread.h"
 #include "engine/train/checkpoint.h"
 #include "engine/train/checkpoint_files.h"
 #include "engine/train/checkpoint_format.h"
+#include "engine/train/checkpoint_stages.h"
 #include "engine/train/checkpoint_verify.h"
 #include "engine/train/finite.h"
 #include "engine/train/run_lock.h"
+#include "engine/train/snapshot.h"
 
 namespace qat {
 namespace {
@@ -71,7 +76,10 @@ json header_of(const checkpoint_format::Manifest& manifest, int rank, const json
 /// for NaN, the checksum and the write.
 class RankFile {
  public:
-  explicit RankFile(const std::string& path) : file_(path) { gathered_.reserve(kChunkBytes); }
+  RankFile(const std::string& path, const std::atomic<bool>& give_up)
+      : file_(path), give_up_(give_up) {
+    gathered_.reserve(kChunkBytes);
+  }
 
   void add(const void* data, size_t bytes) {
     if (bytes >= kChunkBytes / 4) {
@@ -96,6 +104,7 @@ class RankFile {
     const size_t item = size_of(tensor.view.dtype);
     const int64_t chunk = int64_t(kChunkBytes / item), count = tensor.view.count();
     for (int64_t at = 0; at < count; at += chunk) {
+      if (give_up_) throw Error(Exit::cannot_write, "given up: " + file_.path());
       const ConstView part(tensor.view.data + size_t(at) * item, Shape{std::min(chunk, count - at)},
                            tensor.view.dtype);
       if (tensor.finite == Finite::required)
@@ -107,11 +116,15 @@ class RankFile {
     pad();
   }
 
+  // Read back while the device still writes: what is there to read does not depend on that.
   checkpoint_format::FileEntry finish(const std::string& name) {
     flush();
+    file_.start_sync();
+    const checkpoint_format::FileEntry entry{name, bytes_, checksum_.text()};
+    verify_file(file_.path(), entry);
     file_.sync();
     file_.close();
-    return {name, bytes_, checksum_.text()};
+    return entry;
   }
 
  private:
@@ -128,6 +141,7 @@ class RankFile {
   }
 
   OutputFile file_;
+  const std::atomic<bool>& give_up_;
   checkpoint_format::Checksum checksum_;
   std::vector<char> gathered_;
   uint64_t bytes_ = 0, syncing_ = 0;
@@ -136,7 +150,8 @@ class RankFile {
 checkpoint_format::FileEntry write_rank_file(const std::string& directory,
                                              const checkpoint_format::Manifest& manifest, int rank,
                                              const json& state,
-                                             std::span<const CheckpointTensor> tensors) {
+                                             std::span<const CheckpointTensor> tensors,
+                                             const std::atomic<bool>& give_up) {
   const std::string name = checkpoint_format::rank_name(rank, manifest.world);
   const std::string text = header_of(manifest, rank, state, tensors).dump();
   Prefix prefix{};
@@ -145,7 +160,7 @@ checkpoint_format::FileEntry write_rank_file(const std::string& directory,
   prefix.version = checkpoint_format::kVersion;
   prefix.header_bytes = text.size();
   prefix.data_offset = checkpoint_format::aligned(sizeof prefix + text.size());
-  RankFile file(directory + "/" + name);
+  RankFile file(directory + "/" + name, give_up);
   file.add(&prefix, sizeof prefix);
   file.add(text.data(), text.size());
   file.pad();
@@ -155,7 +170,7 @@ checkpoint_format::FileEntry write_rank_file(const std::string& directory,
 
 bool is_whole(const std::string& path) {
   try {
-    verify_checkpoint(path);
+    verify_checkpoint(path, Contents::read);
     return true;
   } catch (const Error&) {
     return false;
@@ -184,33 +199,19 @@ CheckpointWriter::CheckpointWriter(std::string directory, CheckpointOptions opti
   checkpoint_files::require_own_directory(directory_);
 }
 
-// What a rank tells the others of its part in a save.
-struct CheckpointWriter::Part {
-  int failure = 0;  ///< an Exit; 0: none so far
-  bool not_finite = false;
-  std::string message;
-  checkpoint_format::FileEntry file;
+CheckpointWriter::~CheckpointWriter() {
+  give_up_ = true;
+}
 
-  bool sound() const { return failure == 0 && !not_finite; }
-  void failed(const Error& error) {
-    failure = int(error.code());
-    message = error.what();
-  }
-  std::string text() const {
-    return json{{"failure", failure},
-                {"not_finite", not_finite},
-                {"message", message},
-                {"file", {file.name, file.bytes, file.checksum}}}
-        .dump(-1, ' ', false, json::error_handler_t::replace);
-  }
-  static Part from(const std::string& text) {
-    const json told = json::parse(text);
-    return {told.at("failure"),
-            told.at("not_finite"),
-            told.at("message"),
-            {told.at("file").at(0), told.at("file").at(1), told.at("file").at(2)}};
-  }
-};
+CheckpointWriter::Save::Save(const std::string& directory, const std::string& run_id, int64_t step,
+                             const json& state, std::vector<CheckpointTensor> tensors)
+    : step(step), state(state), tensors(std::move(tensors)) {
+  require_finite_numbers(state, "");
+  result.step = step;
+  result.path = directory + "/" + checkpoint_format::step_name(step);
+  aside = result.path + ".tmp-" + run_id;
+  failed = aside;
+}
 
 std::vector<CheckpointWriter::Part> CheckpointWriter::exchange_parts(const Part& mine) const {
   if (options_.ranks == nullptr) return {mine};
@@ -220,67 +221,99 @@ std::vector<CheckpointWriter::Part> CheckpointWriter::exchange_parts(const Part&
   return parts;
 }
 
-// Between its steps all ranks agree on whether to go on: what one of them cannot do none of them
+// Between its stages all ranks agree on whether to go on: what one of them cannot do none of them
 // commits, and none waits for another that has left.
 SaveResult CheckpointWriter::save(int64_t step, const json& state,
                                   std::span<const CheckpointTensor> tensors) {
-  const auto start = std::chrono::steady_clock::now();
-  require_finite_numbers(state, "");
-  SaveResult result;
-  result.path = directory_ + "/" + checkpoint_format::step_name(step);
-  const std::string aside = result.path + ".tmp-" + options_.run_id;
-  std::string failed = aside;  // what is removed if the save fails
-  std::optional<Descriptor> marked;
-  std::vector<Part> parts;
-  Part mine;
-  const auto together = [&](auto&& work) {
-    try {
-      work();
-    } catch (const NotFinite& bad) {
-      mine.not_finite = true;
-      mine.message = bad.message;
-    } catch (const Error& error) {
-      mine.failed(error);
-    }
-    parts = exchange_parts(mine);
-    return std::all_of(parts.begin(), parts.end(), [](const Part& part) { return part.sound(); });
-  };
-  const bool committed = together([&] {
-                           if (!leads()) return;
-                           checkpoint_files::make_directory(directory_);
-                           // Before and not after: what killed saves left must not fill the disk
-                           // this one needs.
-                           checkpoint_files::remove_leftovers(directory_);
-                           checkpoint_files::make_directory(aside);
-                           marked = checkpoint_files::open_directory(aside);
-                           checkpoint_files::mark_as_being_written(*marked);
-                         }) &&
-                         together([&] { write_own(aside, step, state, tensors, mine); }) &&
-                         together([&] {
-                           if (!leads()) return;
-                           write_manifest(aside, step, parts, result.bytes);
-                           commit(aside, result.path);
-                           failed = result.path;
-                           sync_directory(directory_);
-                           verify_checkpoint(result.path);
-                           whole_.insert(step);
-                         });
-  if (committed) {
-    if (leads()) prune_if_possible(step);
-  } else {
-    whole_.erase(step);
-    if (leads()) remove_if_possible(failed);
-    const auto bad =
-        std::find_if(parts.begin(), parts.end(), [](const Part& p) { return !p.sound(); });
-    const std::string who =
-        parts.size() > 1 ? fmt::format("rank {}: ", bad - parts.begin()) : std::string();
-    if (bad->failure == int(Exit::locked)) throw Error(Exit::locked, who + bad->message);
-    result.status =
-        bad->not_finite ? SaveResult::Status::not_finite : SaveResult::Status::cannot_write;
-    result.message = who + bad->message;
+  if (save_) internal_error("step {} is saved while step {} is on its way", step, save_->step);
+  Save save(directory_, options_.run_id, step, state, {tensors.begin(), tensors.end()});
+  for (;;) {
+    attempt(save);
+    if (!agree(save) || save.stage == SaveStage::commit) break;
+    save.next_stage();
   }
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return result;
+  return end(save);
+}
+
+// What this rank does of a stage, alone.
+void CheckpointWriter::attempt(Save& save) {
+  try {
+    switch (save.stage) {
+      case SaveStage::prepare:
+        prepare(save);
+        break;
+      case SaveStage::write:
+        write_own(save);
+        break;
+      case SaveStage::commit:
+        commit(save);
+        break;
+    }
+  } catch (const NotFinite& bad) {
+    save.mine.not_finite = true;
+    save.mine.message = bad.message;
+  } catch (const Error& error) {
+    save.mine.failed(error);
+  } catch (const std::bad_alloc&) {
+    save.mine.failed(Error(Exit::cannot_write, "out of memory while saving " + save.result.path));
+  }
+  save.result.seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - save.start).count();
+}
+
+bool CheckpointWriter::agree(Save& save) const {
+  save.parts = exchange_parts(save.mine);
+  return std::all_of(save.parts.begin(), save.parts.end(),
+                     [](const Part& part) { return part.sound(); });
+}
+
+// After the last agreement.
+SaveResult CheckpointWriter::end(Save& save) {
+  const auto bad = std::find_if(save.parts.begin(), save.parts.end(),
+                                [](const Part& part) { return !part.sound(); });
+  if (bad == save.parts.end()) return save.result;
+  whole_.erase(save.step);
+  if (leads()) remove_if_possible(save.failed);
+  const std::string who =
+      save.parts.size() > 1 ? fmt::format("rank {}: ", bad - save.parts.begin()) : std::string();
+  if (bad->failure == int(Exit::locked)) throw Error(Exit::locked, who + bad->message);
+  save.result.status =
+      bad->not_finite ? SaveResult::Status::not_finite : SaveResult::Status::cannot_write;
+  save.result.message = who + bad->message;
+  return save.result;
+}
+
+void CheckpointWriter::prepare(Save& save) {
+  if (!leads()) return;
+  checkpoint_files::make_directory(directory_);
+  // Before and not after: what killed saves left must not fill the disk this one needs.
+  checkpoint_files::remove_leftovers(directory_);
+  checkpoint_files::make_directory(save.aside);
+  save.marked = checkpoint_files::open_directory(save.aside);
+  checkpoint_files::mark_as_being_written(*save.marked);
+}
+
+void CheckpointWriter::write_own(Save& save) {
+  checkpoint_format::Manifest manifest;
+  manifest.run_id = options_.run_id;
+  manifest.step = save.step;
+  manifest.world = options_.ranks ? options_.ranks->size() : 1;
+  const int rank = options_.ranks ? options_.ranks->rank() : 0;
+  save.mine.file = write_rank_file(save.aside, manifest, rank,
+                                   rank == 0 ? save.state : json::object(), save.tensors, give_up_);
+  sync_directory(save.aside);
+}
+
+// Every rank's file is durable.
+void CheckpointWriter::commit(Save& save) {
+  if (!leads()) return;
+  write_manifest(save);
+  rename_to_final(save);
+  save.failed = save.result.path;
+  sync_directory(directory_);
+  verify_checkpoint(save.result.path, Contents::known);  // each rank has read its file
+  whole_.insert(save.step);
+  prune_if_possible(save.step);
 }
 
 void CheckpointWriter::prune_if_possible(int64_t newest) {
@@ -291,38 +324,28 @@ void CheckpointWriter::prune_if_possible(int64_t newest) {
   }
 }
 
-void CheckpointWriter::write_own(const std::string& aside, int64_t step, const json& state,
-                                 std::span<const CheckpointTensor> tensors, Part& part) const {
-  checkpoint_format::Manifest manifest;
-  manifest.run_id = options_.run_id;
-  manifest.step = step;
-  manifest.world = options_.ranks ? options_.ranks->size() : 1;
-  const int rank = options_.ranks ? options_.ranks->rank() : 0;
-  part.file = write_rank_file(aside, manifest, rank, rank == 0 ? state : json::object(), tensors);
-  sync_directory(aside);
-}
-
-void CheckpointWriter::write_manifest(const std::string& aside, int64_t step,
-                                      const std::vector<Part>& parts, uint64_t& bytes) const {
+void CheckpointWriter::write_manifest(Save& save) const {
   checkpoint_format::Manifest manifest;
   manifest.run_id = options_.run_id;
   manifest.program = options_.program;
-  manifest.step = step;
-  manifest.world = int(parts.size());
-  for (const Part& part : parts) {
+  manifest.step = save.step;
+  manifest.world = int(save.parts.size());
+  save.result.bytes = 0;
+  for (const Part& part : save.parts) {
     manifest.files.push_back(part.file);
-    bytes += part.file.bytes;
+    save.result.bytes += part.file.bytes;
   }
   const std::string text = checkpoint_format::manifest_text(manifest);
-  OutputFile file(aside + "/" + checkpoint_format::kManifest);
+  OutputFile file(save.aside + "/" + checkpoint_format::kManifest);
   file.write(text);
   file.sync();
   file.close();
-  sync_directory(aside);
-  bytes += text.size();
+  sync_directory(save.aside);
+  save.result.bytes += text.size();
 }
 
-void CheckpointWriter::commit(const std::string& aside, const std::string& path) const {
+void CheckpointWriter::rename_to_final(const Save& save) const {
+  const std::string &aside = save.aside, &path = save.result.path;
   if (options_.lock != nullptr) options_.lock->require_held();
   if (checkpoint_files::exists(path)) {
     if (is_whole(path)) {

@@ -121,6 +121,7 @@ void Trainer::layers_change() {
   EnabledLayers joining;
   std::set_difference(now.begin(), now.end(), before.begin(), before.end(),
                       std::inserter(joining, joining.end()));
+  before_change_();
   if (layers_join_) layers_join_(joining);
 }
 
@@ -220,6 +221,7 @@ StepResult Trainer::step() {
     bad_steps_ = 0;
     const double clip = settings_.clip_grad_norm;
     const double scale = clip > 0 && result.grad_norm > clip ? clip / result.grad_norm : 1.0;
+    before_change_();
     const auto update = Clock::now();
     optimizer_.update(parameters, finished_ + 1, result.learning_rate, scale, stream_);
     stream_.wait();

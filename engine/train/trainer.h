@@ -4,6 +4,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/data/batch.h"
@@ -91,6 +92,10 @@ class Trainer {
   /// What is done before the step at which layers are quantized for the first time (not at step 0),
   /// and the steps of the run before a parameter's first. Both follow from the step alone.
   void on_join(LayersJoin layers_join, JoinedAt joined_at);
+  /// Called in a step before it changes anything that a checkpoint holds.
+  void before_change(std::function<void()> before_change) {
+    before_change_ = std::move(before_change);
+  }
   /// Adds the time of every launch to *times (null: stops).
   void profile_into(std::vector<Program::OpTime>* times) { times_ = times; }
 
@@ -115,6 +120,7 @@ class Trainer {
   LearningRateAt learning_rate_at_;
   LayersJoin layers_join_;
   JoinedAt joined_at_;
+  std::function<void()> before_change_ = [] {};
   Optimizer optimizer_;
   std::optional<Program> program_;
   EnabledLayers compiled_for_;

@@ -61,6 +61,7 @@ json memory_json(const TrainingMemory* memory) {
   if (memory) {
     for (const auto& [category, bytes] : memory->bytes)
       if (bytes > 0) result["planned"][name_of(category)] = bytes;
+    if (memory->snapshot > 0) result["planned"]["checkpoint snapshot"] = memory->snapshot;
     result["planned_total"] = memory->total();
   }
   rusage usage{};

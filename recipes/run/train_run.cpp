@@ -5,6 +5,8 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -19,6 +21,7 @@
 #include "engine/train/run_lock.h"
 #include "engine/train/sharded_store.h"
 #include "engine/train/signals.h"
+#include "engine/train/snapshot.h"
 #include "engine/train/time_limit.h"
 #include "models/adapter.h"
 #include "models/dealing.h"
@@ -61,7 +64,8 @@ using nlohmann::json;
 namespace {
 
 constexpr size_t kChatTemplateBytes = size_t(16) << 20;
-constexpr int64_t kMostRollbacks = 3;  // to one checkpoint
+constexpr int64_t kMostRollbacks = 3;   // to one checkpoint
+constexpr uint64_t kSnapshotShare = 2;  // of the memory that is free the half may be taken
 
 // A dry run plans a model of which only the configuration is there.
 bool has_weights(const std::string& path) {
@@ -74,6 +78,17 @@ bool has_weights(const std::string& path) {
 ModelConfig config_alone(const std::string& directory) {
   const std::string file = directory + "/config.json";
   return config_from_huggingface(read_json_file(file), file);
+}
+
+// Bytes that a process may still take without another's being swapped out; 0: not known.
+uint64_t free_host_memory() {
+  std::ifstream file("/proc/meminfo");
+  for (std::string key; file >> key;) {
+    uint64_t kibibytes = 0;
+    if (key == "MemAvailable:" && file >> kibibytes) return kibibytes << 10;
+    file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  }
+  return 0;
 }
 
 template <class Work>
@@ -171,6 +186,13 @@ class TrainRun {
   void finish();
   enum class Importance { interval, last };
   void save(Importance importance);
+  void wait_for_save();
+  void note(const SaveResult& result, Importance importance);
+  bool saves_beside_training() const {
+    return recipe_.checkpoint.async && recipe_.checkpoint.every > 0 && recipe_.train.steps > 0 &&
+           !no_room_for_snapshot_;
+  }
+  void reserve_snapshot(const std::vector<CheckpointTensor>& tensors);
   void evaluate(const char* stage, const char* label, const QuantPlan& plan);
   void evaluate_rounded();
   json state() const;
@@ -220,6 +242,7 @@ class TrainRun {
   int64_t rollbacks_ = 0;                   ///< to the newest checkpoint
   double save_seconds_ = 0;  ///< the longest save so far, or a guess before the first
   bool save_measured_ = false;
+  bool no_room_for_snapshot_ = false;
   std::optional<TrainingMemory> memory_;  ///< as planned; none where nothing is trained
   std::string stop_reason_;
   struct {
@@ -375,7 +398,9 @@ void TrainRun::describe() {
     log::info("schedule: {}", quant_schedule_->timeline(recipe_.train.steps));
     log::info("learning rate: {}", schedule_->describe());
     const TrainingSpec training = spec();
-    memory_ = plan_training_memory(training, trainer_settings(recipe_, training), kernels_);
+    const TrainerSettings settings = trainer_settings(recipe_, training);
+    memory_ = plan_training_memory(training, settings, kernels_);
+    if (saves_beside_training()) memory_->snapshot = planned_snapshot(training, settings);
     for (const std::string& line : memory_report(*memory_, ranks_.size())) log::info("{}", line);
   }
 }
@@ -423,6 +448,9 @@ void TrainRun::load_weights() {
   options.keep = int(recipe_.checkpoint.keep);
   options.lock = lock_.get();
   options.ranks = &ranks_;
+  // What a GPU's kernels use the host may not read.
+  options.copy =
+      &kernels_ == &cpu_kernels() ? SnapshotCopy::beside_training : SnapshotCopy::at_once;
   checkpoints_ = std::make_unique<CheckpointWriter>(directory_.checkpoints(), options);
   failures_ = std::make_unique<SaveFailures>(directory_.checkpoints(),
                                              int(recipe_.checkpoint.max_failed_saves));
@@ -462,7 +490,10 @@ void TrainRun::make_trainer() {
   start_scales_as_layers_join(quant_.plan, *quant_schedule_, prepare_options(recipe_).scale_start,
                               store_, cpu_kernels(), host_, *trainer_);
   trainer_->resume_at(resumed_);
-  double bytes[1] = {double(checkpoint_bytes(checkpoint_tensors(store_, sharding_)))};
+  trainer_->before_change([this] { checkpoints_->wait_until_copied(); });
+  const std::vector<CheckpointTensor> tensors = checkpoint_tensors(store_, sharding_);
+  if (saves_beside_training()) reserve_snapshot(tensors);
+  double bytes[1] = {double(checkpoint_bytes(tensors))};
   ranks_.all_reduce(std::span<double>(bytes));
   require_disk(directory_.checkpoints(), uint64_t(bytes[0]), int(recipe_.checkpoint.keep));
   constexpr double kSlowDisk = 100e6;  // bytes a second, until a save was measured
@@ -470,6 +501,19 @@ void TrainRun::make_trainer() {
   if (time_limit_.given())
     log::info("time limit: {} left; a save is taken to need {:.1f} s until one is measured",
               duration_text(time_limit_.seconds_left()), save_seconds_);
+}
+
+// A run is not to be killed for memory that it can do without: what is saved are the same bytes.
+void TrainRun::reserve_snapshot(const std::vector<CheckpointTensor>& tensors) {
+  const uint64_t bytes = snapshot_bytes(tensors), free = free_host_memory();
+  no_room_for_snapshot_ =
+      of_any_rank(free > 0 && bytes * uint64_t(ranks_.local_size()) > free / kSnapshotShare);
+  if (!no_room_for_snapshot_) return checkpoints_->reserve(tensors);
+  log::warn(
+      "checkpoint.async: the copies that checkpoints are written from take {} for each rank, and "
+      "{} are free: training waits for each save instead",
+      bytes_text(bytes), bytes_text(free));
+  memory_->snapshot = 0;
 }
 
 TrainerState trainer_state(const Checkpoint& checkpoint) {
@@ -675,14 +719,33 @@ json TrainRun::state() const {
 
 void TrainRun::save(Importance importance) {
   const int64_t step = trainer_ ? trainer_->finished_steps() : 0;
-  if (step == saved_step_) return;
   health_->at(step, RunStage::save);
+  if (const int64_t before = checkpoints_->on_its_way(); before >= 0) {
+    const double waited = seconds_of([this] { wait_for_save(); });
+    if (importance == Importance::interval)
+      log::warn(
+          "step {}: waited {:.2f} s for the save of step {}: saves take longer than the "
+          "steps between them; raise checkpoint.every",
+          step, waited, before);
+  }
+  if (step == saved_step_) return;
   const std::vector<CheckpointTensor> tensors = checkpoint_tensors(store_, sharding_);
-  const SaveResult result = checkpoints_->save(step, state(), tensors);
+  // The last one has no training to go on beside it, and the first is to outlive the first step.
+  if (importance == Importance::interval && step > 0 && saves_beside_training())
+    checkpoints_->begin(step, state(), tensors);
+  else
+    note(checkpoints_->save(step, state(), tensors), importance);
+}
+
+void TrainRun::wait_for_save() {
+  if (checkpoints_->on_its_way() >= 0) note(checkpoints_->finish(), Importance::interval);
+}
+
+void TrainRun::note(const SaveResult& result, Importance importance) {
   if (result.committed()) {
     save_seconds_ = save_measured_ ? std::max(save_seconds_, result.seconds) : result.seconds;
     save_measured_ = true;
-    saved_step_ = step;
+    saved_step_ = result.step;
   }
   if (importance == Importance::last)
     failures_->require(result);
@@ -706,6 +769,7 @@ StepResult TrainRun::take_step() {
     return result;
   } catch (const Error& error) {
     if (error.code() != Exit::diverged) throw;
+    wait_for_save();
     throw Error(error.code(), fmt::format("{}; the last finite checkpoint is {}", error.what(),
                                           failures_->last_whole()));
   }
@@ -725,6 +789,7 @@ std::optional<Checkpoint> TrainRun::due_checkpoint() const {
 // What happens depends on the checkpoint and the data position alone: a run that is killed
 // afterwards does it again.
 bool TrainRun::roll_back(const StepResult& spiked) {
+  wait_for_save();
   const std::optional<Checkpoint> found =
       checkpoint_of_first(ranks_, [this] { return due_checkpoint(); });
   if (!found) {
@@ -744,13 +809,14 @@ bool TrainRun::roll_back(const StepResult& spiked) {
   return true;
 }
 
-// A step that could not be saved any more is not begun.
+// A step that could not be saved any more is not begun. The last save waits for the one on its way.
 bool TrainRun::out_of_time(double step_seconds) {
-  if (!time_limit_.given() || time_limit_.leaves_room_for(step_seconds, save_seconds_))
+  const int saves = checkpoints_->on_its_way() >= 0 ? 2 : 1;
+  if (!time_limit_.given() || time_limit_.leaves_room_for(step_seconds, saves * save_seconds_))
     return false;
   stop_reason_ = fmt::format(
       "the time limit ({:.1f} s left, of which a step takes {:.1f} s and a save {:.1f} s)",
-      std::max(0.0, time_limit_.seconds_left()), step_seconds, save_seconds_);
+      std::max(0.0, time_limit_.seconds_left()), step_seconds, saves * save_seconds_);
   return true;
 }
 
@@ -780,10 +846,11 @@ bool TrainRun::train_loop() {
             start_.data + start_.weights + compiled, start_.data, start_.weights, compiled);
   std::optional<StepLog> steps_log;
   if (leads()) steps_log.emplace(step_log_options(), trainer_->finished_steps());
+  // Synced before: beside a save of gigabytes it would wait for those.
   const auto save_now = [&](Importance importance) {
     if (steps_log) steps_log->clear();
-    save(importance);
     if (steps_log) steps_log->sync();
+    save(importance);
   };
   double longest = 0;  // of the steps of this process; those that compile are longer
   while (trainer_->finished_steps() < steps) {
@@ -794,7 +861,14 @@ bool TrainRun::train_loop() {
     const StepResult s = take_step();
     longest = std::max(longest, s.seconds);
     if (steps_log) steps_log->write(s);
-    const bool stop = of_any_rank(stop_signal() != 0);
+    int64_t any[] = {stop_signal() != 0, checkpoints_->busy()};
+    ranks_.all_reduce_max(any);
+    const bool stop = any[0] != 0;
+    if (any[1] == 0)
+      if (const std::optional<SaveResult> saved = checkpoints_->advance()) {
+        if (steps_log) steps_log->clear();
+        note(*saved, Importance::interval);
+      }
     if (recipe_.train.compare_ranks > 0 && s.step % recipe_.train.compare_ranks == 0)
       require_same_weights(store_, sharding_, ranks_, s.step);
     // In a row of non-finite steps nothing is learned: the checkpoints from before it stay.

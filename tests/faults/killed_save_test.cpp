@@ -58,9 +58,11 @@ class KilledSave : public CheckpointFixture {
     CheckpointWriter writer(directory_, options());
     for (int64_t step : {10, 20}) save(writer, step, kSize);
   }
-  Arguments saving(int64_t first, int64_t count) const {
-    return {program(), directory_, std::to_string(first), std::to_string(count),
-            std::to_string(kSize)};
+  Arguments saving(int64_t first, int64_t count, const Arguments& more = {}) const {
+    Arguments arguments = {program(), directory_, std::to_string(first), std::to_string(count),
+                           std::to_string(kSize)};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
   }
   /// The newest checkpoint, after a look that all is as it must be after any kill.
   int64_t survivor() const {
@@ -79,20 +81,28 @@ class KilledSave : public CheckpointFixture {
   }
   size_t directories() const { return names().size(); }
 };
-class fault_A1 : public KilledSave {};
 class fault_A2 : public KilledSave {};
 
-TEST_F(fault_A1, KilledAtRandomMoments) {
+class fault_A1 : public KilledSave, public testing::WithParamInterface<Arguments> {};
+
+INSTANTIATE_TEST_SUITE_P(Ways, fault_A1,
+                         testing::Values(Arguments{}, Arguments{"1"}, Arguments{"2"}),
+                         [](const auto& info) {
+                           return info.param.empty() ? "AtOnce"
+                                                     : "BesideTrainingRanks" + info.param[0];
+                         });
+
+TEST_P(fault_A1, KilledAtRandomMoments) {
   // How long one save takes here, so that the kills fall anywhere in the first few.
   const auto before = std::chrono::steady_clock::now();
-  ASSERT_TRUE(ended_well(wait_for(start(saving(30, 1)))));
+  ASSERT_TRUE(ended_well(wait_for(start(saving(30, 1, GetParam())))));
   const std::chrono::duration<double> one_save = std::chrono::steady_clock::now() - before;
   std::mt19937 random(11);
   std::uniform_real_distribution<double> moment(0, 3);
   int64_t newest = 30;
   int moved = 0;
   for (int round = 0; round < 40 || (moved < 5 && round < 200); ++round) {
-    const pid_t child = start(saving(newest + 10, 1000));
+    const pid_t child = start(saving(newest + 10, 1000, GetParam()));
     std::this_thread::sleep_for(moment(random) * one_save);
     kill(child, SIGKILL);
     const int status = wait_for(child);
@@ -105,7 +115,7 @@ TEST_F(fault_A1, KilledAtRandomMoments) {
     newest = found;
   }
   EXPECT_GE(moved, 5) << "the kills must fall into saves";
-  ASSERT_TRUE(ended_well(wait_for(start(saving(newest + 10, 1)))));
+  ASSERT_TRUE(ended_well(wait_for(start(saving(newest + 10, 1, GetParam())))));
   EXPECT_EQ(directories(), 2u) << "leftovers are removed";
 }
 
@@ -135,6 +145,46 @@ class Strace {
     return calls;
   }
 
+  /// Lets a command that stops itself go on, with its writing thread of this rank killed at the
+  /// k-th such call that this thread makes. True if it was; false if the command ended well before.
+  static bool kill_thread_at(const Arguments& command, int rank, const std::string& call, int k) {
+    const pid_t child = start(command);
+    int status = 0;
+    waitpid(child, &status, WUNTRACED);
+    EXPECT_TRUE(WIFSTOPPED(status)) << status;
+    const std::string thread = writing_thread(child, rank);
+    const pid_t tracer =
+        start({"strace", "-p", thread, "-e", "trace=" + call, "-e",
+               "inject=" + call + ":signal=KILL:when=" + std::to_string(k), "-o", "/dev/null"});
+    while (!is_traced(child, thread) && waitpid(tracer, &status, WNOHANG) == 0)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    kill(child, SIGCONT);
+    status = wait_for(child);
+    wait_for(tracer);
+    if (ended_well(status)) return false;
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << status;
+    return true;
+  }
+
+ private:
+  static std::string writing_thread(pid_t process, int rank) {
+    std::set<int> found;  // made one after the other
+    for (const auto& task : fs::directory_iterator("/proc/" + std::to_string(process) + "/task")) {
+      std::string name;
+      std::ifstream(task.path() / "comm") >> name;
+      if (name == "qat-background") found.insert(std::stoi(task.path().filename()));
+    }
+    EXPECT_GT(int(found.size()), rank);
+    return found.empty() ? "0" : std::to_string(*std::next(found.begin(), rank));
+  }
+  static bool is_traced(pid_t process, const std::string& thread) {
+    std::ifstream in("/proc/" + std::to_string(process) + "/task/" + thread + "/status");
+    for (std::string line; std::getline(in, line);)
+      if (line.starts_with("TracerPid:")) return line.find_first_of("123456789") != line.npos;
+    return false;
+  }
+
+ public:
   /// True if the command was killed at its k-th such call; false if it ended well before.
   static bool kill_at(const Arguments& command, const std::string& call, int k) {
     Arguments traced = {"strace", "-f",
@@ -181,6 +231,47 @@ TEST_F(fault_A2, KilledAtEachSystemCallOfASave) {
   EXPECT_TRUE(killed_at.contains("rename") || killed_at.contains("renameat") ||
               killed_at.contains("renameat2"));
   std::printf("killed at %d system calls\n", kills);
+}
+
+class fault_A2_besideTraining : public KilledSave, public testing::WithParamInterface<int> {};
+
+INSTANTIATE_TEST_SUITE_P(Ranks, fault_A2_besideTraining, testing::Values(1, 2),
+                         testing::PrintToStringParamName());
+
+// Every call is made by a rank's writing thread: the one that trains makes none.
+TEST_P(fault_A2_besideTraining, KilledAtEachSystemCallOfEachRanksThread) {
+  if (!Strace::works()) GTEST_SKIP() << "strace is not installed or may not trace here";
+  const int ranks = GetParam();
+  int64_t newest = 20;
+  for (int rank = 0; rank < ranks; ++rank) {
+    std::set<std::string> killed_at;
+    int kills = 0;
+    std::istringstream calls(Strace::kCalls);
+    for (std::string call; std::getline(calls, call, ',');)
+      for (int k = 1;; ++k) {
+        SCOPED_TRACE("rank " + std::to_string(rank) + " " + call + " " + std::to_string(k));
+        const bool killed = Strace::kill_thread_at(
+            saving(newest + 10, 1, {std::to_string(ranks), "stop"}), rank, call, k);
+        const int64_t found = survivor();
+        ASSERT_TRUE(found == newest || found == newest + 10) << found << " after " << newest;
+        newest = found;
+        if (HasFailure()) return;
+        if (!killed) {
+          ASSERT_EQ(directories(), 2u) << "what the kills left is removed by the save that passes";
+          break;
+        }
+        ++kills;
+        killed_at.insert(call);
+      }
+    for (const char* call : {"openat", "write", "fsync", "close"})
+      EXPECT_TRUE(killed_at.contains(call)) << call;
+    if (rank == 0) {
+      for (const char* call : {"mkdir", "rename", "unlinkat"})
+        EXPECT_TRUE(killed_at.contains(call)) << call;
+      EXPECT_GT(kills, 30);
+    }
+    std::printf("rank %d of %d: killed at %d system calls\n", rank, ranks, kills);
+  }
 }
 
 }  // namespace

@@ -91,10 +91,11 @@ class Storage : public CheckpointFixture {
   }
   ~Storage() override { shim = {}; }
 
+  void disk_full_at_any_byte();
   /// Saves step 30 with a fault installed; then either it is there, or all is as it was.
   SaveResult try_save(const Shim& faults) {
     shim = faults;
-    const SaveResult result = save(30);
+    const SaveResult result = beside_training_ ? save_beside_training(30) : save(30);
     shim = {};
     if (result.committed()) {
       EXPECT_EQ(newest(), 30);
@@ -105,6 +106,13 @@ class Storage : public CheckpointFixture {
       EXPECT_EQ(names(), (Names{"step-10", "step-20"})) << "the failed save is removed";
     }
     return result;
+  }
+
+  SaveResult save_beside_training(int64_t step) const {
+    CheckpointWriter writer(directory_, options());
+    const StepTensors tensors(step);
+    writer.begin(step, step_state(step), tensors.list());
+    return writer.finish();
   }
 
   /// Fails the k-th of one kind of call for every k until a save passes untouched. Returns how many
@@ -155,6 +163,8 @@ class Storage : public CheckpointFixture {
     ASSERT_EQ(mount("tmpfs", folder_.c_str(), "tmpfs", 0, limits.c_str()), 0)
         << limits << ": " << std::strerror(errno);
   }
+
+  bool beside_training_ = false;  ///< how try_save() saves
 };
 class fault_B1 : public Storage {};
 class fault_B3 : public Storage {};
@@ -164,7 +174,7 @@ class fault_B6 : public Storage {};
 class fault_B7 : public Storage {};
 class fault_B8 : public Storage {};
 
-TEST_F(fault_B1, DiskFullAtAnyByte) {
+void Storage::disk_full_at_any_byte() {
   const size_t whole = fs::file_size(rank_path(20)) + fs::file_size(manifest_path(20));
   for (size_t room = 0; room < whole; room += 211) {
     size_t left = room;
@@ -180,6 +190,15 @@ TEST_F(fault_B1, DiskFullAtAnyByte) {
     EXPECT_NE(result.message.find("No space left on device"), std::string::npos);
   }
   EXPECT_TRUE(try_save({}).committed()) << "the next try, with room";
+}
+
+TEST_F(fault_B1, DiskFullAtAnyByte) {
+  disk_full_at_any_byte();
+}
+
+TEST_F(fault_B1, DiskFullAtAnyByteBesideTraining) {
+  beside_training_ = true;
+  disk_full_at_any_byte();
 }
 
 TEST_F(fault_B1, ARealFullDisk) {
@@ -286,6 +305,11 @@ TEST_F(fault_B4, ShortWritesAndInterruptionsAreLoopedOver) {
 TEST_F(fault_B5, AnErrorOnlyAtASync) {
   EXPECT_EQ(fail_each(&Shim::fsync, EIO, "Input/output error"), 5)
       << "rank file, directory, manifest, directory, parent";
+}
+
+TEST_F(fault_B5, AnErrorOnlyAtASyncBesideTraining) {
+  beside_training_ = true;
+  EXPECT_EQ(fail_each(&Shim::fsync, EIO, "Input/output error"), 5);
 }
 
 TEST_F(fault_B5, AnErrorOnlyAtAClose) {

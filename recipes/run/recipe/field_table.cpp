@@ -716,6 +716,10 @@ void add_output_rows(std::vector<Field>& rows) {
                          "Checkpoints that stay on disk.", {.nicknames = {"save_total_limit"}}));
   rows.push_back(QAT_ROW(checkpoint.max_failed_saves, whole(1, 1e6), Matters::no,
                          "Failed saves in a row that end the run."));
+  rows.push_back(QAT_ROW(checkpoint.async, toggle(), Matters::no,
+                         "Training goes on while a checkpoint is written from a copy; that copy is "
+                         "memory of its own, as much as masters and moments take. Off: it waits.",
+                         {.nicknames = {"enable_async_checkpointing", "async_save"}}));
   rows.push_back(QAT_ROW(checkpoint.time_limit, number(0, 1e7), Matters::no,
                          "Minutes after which the run must have ended: it saves and leaves with 85 "
                          "while there is time. 0: as SLURM_JOB_END_TIME says, if it is set.",

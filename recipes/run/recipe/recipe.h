@@ -323,6 +323,7 @@ struct CheckpointOptions {
   int64_t every = 100;  ///< steps; 0: only when stopped and at the end
   int64_t keep = 2;
   int64_t max_failed_saves = 3;
+  bool async = false;
   double time_limit = 0;  ///< minutes from the start of the command; 0: none
 };
 
