@@ -121,7 +121,7 @@ struct Refusal {
   Json value;
 };
 
-TEST(fault_E5, RefusesByName) {
+TEST(fault_E5_Config, RefusesByName) {
   const std::vector<Refusal> cases = {
       {"model_type", "gpt2"},
       {"model_type", nullptr},
@@ -218,7 +218,7 @@ TEST(Config, LetsNeutralAndForeignKeysPass) {
   EXPECT_EQ(unknown_keys(json).size(), 5u);
 }
 
-TEST(fault_E5, AnUnknownKeyIsRefusedByNameWithWhatToDo) {
+TEST(fault_E5_Config, AnUnknownKeyIsRefusedByNameWithWhatToDo) {
   // Nothing in this name smells of mathematics.
   const std::string message = refusal([&] { read(with(llama(), "zeta", 0.5)); });
   expect_mentions(message, "zeta = 0.5");
