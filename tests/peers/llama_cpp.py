@@ -1,6 +1,7 @@
 """llama.cpp itself, through the C functions that the xllamacpp wheel carries."""
 
 import ctypes
+import os
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_size_t, c_uint32, c_void_p
 from pathlib import Path
 
@@ -51,6 +52,7 @@ model_vocab = function("llama_model_get_vocab", c_void_p, c_void_p)
 vocab_size = function("llama_vocab_n_tokens", c_int32, c_void_p)
 context_new = function("llama_init_from_model", c_void_p, c_void_p, Parameters)
 context_free = function("llama_free", None, c_void_p)
+set_threads = function("llama_set_n_threads", None, c_void_p, c_int32, c_int32)
 memory_of = function("llama_get_memory", c_void_p, c_void_p)
 memory_clear = function("llama_memory_clear", None, c_void_p, c_bool)
 batch_init = function("llama_batch_init", Batch, c_int32, c_int32, c_int32)
@@ -115,7 +117,7 @@ def quantize_file(source: Path, target: Path, mix: str) -> None:
             continue
         kind = type_in_mix(tensor.name, layers, mix)
         rows = dequantize(tensor.data, tensor.tensor_type).astype(numpy.float32)
-        kind = kind if rows.shape[1] % 256 == 0 else FALLBACKS[kind]
+        kind = kind if rows.shape[1] % GGML_QUANT_SIZES[kind][0] == 0 else FALLBACKS[kind]
         width, size = GGML_QUANT_SIZES[kind]
         raw = ggml_quantize(kind.value, rows, size, width)
         packed = numpy.frombuffer(raw, numpy.uint8).reshape(rows.shape[0], -1)
@@ -138,6 +140,8 @@ class LlamaCpp:
             parameters.numbers[i] = context
         self.context = context_new(self.model, parameters)
         assert self.context
+        cores = len(os.sched_getaffinity(0))  # its own four threads spin, and wait for each other on two cores
+        set_threads(self.context, cores, cores)
         self.size = vocab_size(self.vocab)
 
     def close(self):

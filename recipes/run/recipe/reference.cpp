@@ -89,7 +89,8 @@ A recipe is a YAML file that says everything about one run: `qat-train recipes/q
 This page is generated from the field table in `recipes/run/recipe/field_table.cpp`
 (`QAT_UPDATE_REFERENCE=1 build/bin/test_recipe` writes it); so are `qat-train --help-recipe` and
 `recipe.schema.json`. An editor that knows YAML schemas completes and checks keys in a file that
-begins with `# yaml-language-server: $schema=recipe.schema.json`.
+begins with `# yaml-language-server: $schema=recipe.schema.json`. [GUIDE.md](GUIDE.md) says which recipe is
+for which case.
 
 | recipe | what it does |
 | --- | --- |
@@ -105,6 +106,7 @@ begins with `# yaml-language-server: $schema=recipe.schema.json`.
 | `smollm2-auto-bits.yaml` | to compressed-tensors with 4 or 8 bits a matrix, chosen by measurement within 5 bits a weight |
 | `stories-auto-bits.yaml` | the same for the story model, in under a minute |
 | `gsm8k-w8a8.yaml` | SmolLM2-135M-Instruct on questions and answers, the loss on the answers only |
+| `smollm2-portable-w4.yaml` | to int4 codes that llama.cpp, compressed-tensors and GPTQ files all hold |
 | `smollm2-gguf-q4_0.yaml` | to a GGUF file of Q4_0 blocks, for llama.cpp |
 | `pretrain-tiny.yaml` | a small story model from nothing, quantized in the last third |
 | `pretrain-tiny-256.yaml` | another one, whose rows divide into super-blocks of 256 |
