@@ -19,6 +19,7 @@
 #include <string>
 #include <system_error>
 
+#include "engine/core/version.h"
 #include "kernels/backend.h"
 
 namespace qat {
@@ -99,7 +100,7 @@ void set_up_log(const std::string& name) {
 
 // What the command line itself ends the command with, if it does.
 std::optional<Outcome> parse(CLI::App& app, int argc, char** argv) {
-  app.set_version_flag("--version", app.get_name() + " " QAT_VERSION);
+  app.set_version_flag("--version", app.get_name() + " " + kVersion);
   bool parsed = false;
   const Outcome outcome = outcome_of([&] {
     try {
