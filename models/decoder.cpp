@@ -21,9 +21,13 @@ class Decoder {
     const Id tokens = b_.input(kTokens, {build_.tokens()}, DType::i32);
     make_inputs();
     Builder::Scope model(b_, "model");
-    Id x = embedded(tokens);
-    for (int64_t layer = 0; layer < config_.layers; ++layer) x = block(x, int(layer));
-    return rms_norm(b_, x, vector("model.norm.weight", config_.hidden), config_.norm_eps);
+    return blocks_from(embedded(tokens), 0);
+  }
+
+  Id hidden_from(Id x, int64_t first) {
+    make_inputs();
+    Builder::Scope model(b_, "model");
+    return blocks_from(x, first);
   }
 
   Id embedding_alone() {
@@ -64,6 +68,11 @@ class Decoder {
     Builder::Scope scope(b_, "embed_tokens");
     const Id table = matrix("model.embed_tokens", config_.vocab, config_.hidden);
     return embedding(b_, table, tokens, build_.dtype);
+  }
+
+  Id blocks_from(Id x, int64_t first) {
+    for (int64_t layer = first; layer < config_.layers; ++layer) x = block(x, int(layer));
+    return rms_norm(b_, x, vector("model.norm.weight", config_.hidden), config_.norm_eps);
   }
 
   Id block(Id x, int layer) {
@@ -154,6 +163,11 @@ Id decoder_embedding(Builder& b, const ModelConfig& config, const DecoderBuild& 
 Id decoder_layer(Builder& b, const ModelConfig& config, const DecoderBuild& build, Id x,
                  int layer) {
   return Decoder(b, config, build).layer_alone(x, layer);
+}
+
+Id decoder_hidden_from(Builder& b, const ModelConfig& config, const DecoderBuild& build, Id x,
+                       int64_t first) {
+  return Decoder(b, config, build).hidden_from(x, first);
 }
 
 Id decoder_head(Builder& b, const ModelConfig& config, const DecoderBuild& build) {

@@ -38,10 +38,12 @@ constexpr const char* kRopeTable = "rope.cos_sin";
 
 /// Final normalised hidden states [T, C].
 Id decoder_hidden(Builder& b, const ModelConfig& config, const DecoderBuild& build);
-/// Parts of it, for who runs a model layer by layer: the embedded tokens [T, C], and what one layer
-/// makes of hidden states x.
+/// Parts of it, for who runs a model layer by layer: the embedded tokens [T, C], what one layer
+/// makes of hidden states x, and what the layers from `first` on and the norm behind them do.
 Id decoder_embedding(Builder& b, const ModelConfig& config, const DecoderBuild& build);
 Id decoder_layer(Builder& b, const ModelConfig& config, const DecoderBuild& build, Id x, int layer);
+Id decoder_hidden_from(Builder& b, const ModelConfig& config, const DecoderBuild& build, Id x,
+                       int64_t first);
 /// The head's weight [V, C] in the compute dtype (the embedding when tied).
 Id decoder_head(Builder& b, const ModelConfig& config, const DecoderBuild& build);
 

@@ -10,6 +10,7 @@
 #include "engine/core/log.h"
 #include "engine/ops/ops.h"
 #include "engine/passes/passes.h"
+#include "models/graphs.h"
 #include "models/layer_stream.h"
 
 namespace qat {
@@ -48,14 +49,6 @@ Reference reference_of(const MeasuredModel& model, const std::vector<Batch>& bat
   return {build, std::move(states)};
 }
 
-// What the layers from `first` on, and the norm behind them, make of given hidden states.
-Id hidden_from(Builder& b, const ModelConfig& config, const DecoderBuild& build, int64_t first) {
-  Id x = b.input(kHidden, {build.tokens(), config.hidden}, build.dtype);
-  for (int64_t layer = first; layer < config.layers; ++layer)
-    x = decoder_layer(b, config, build, x, int(layer));
-  return rms_norm(b, x, b.param("model.norm.weight", {config.hidden}, DType::f32), config.norm_eps);
-}
-
 // Of the whole model, or of the rest from the layer that `from` is at.
 MeanLoss measure(const MeasuredModel& model, const Reference& reference, const QuantPlan& plan,
                  const EnabledLayers& enabled, const std::vector<Batch>& batches,
@@ -64,7 +57,10 @@ MeanLoss measure(const MeasuredModel& model, const Reference& reference, const Q
   Graph graph;
   Builder b(graph);
   LossInputs inputs{};
-  inputs.x_TC = from ? hidden_from(b, model.config, build, from->layer())
+  inputs.x_TC = from ? decoder_hidden_from(
+                           b, model.config, build,
+                           b.input(kHidden, {build.tokens(), model.config.hidden}, build.dtype),
+                           from->layer())
                      : decoder_hidden(b, model.config, build);
   inputs.w_VC = decoder_head(b, model.config, build);
   inputs.targets_T = b.input(kTargets, {build.tokens()}, DType::i32);
@@ -196,8 +192,7 @@ std::vector<KlByWidth> measure_widths(const MeasuredModel& model,
 std::vector<double> measure_weights(const MeasuredModel& model, const std::vector<QuantPlan>& plans,
                                     const std::vector<Batch>& batches) {
   const Reference reference = reference_of(model, batches);
-  EnabledLayers all;
-  for (int64_t layer = 0; layer < model.config.layers; ++layer) all.insert(int(layer));
+  const EnabledLayers all = all_layers(model.config);
   std::vector<double> result;
   for (const QuantPlan& plan : plans)
     result.push_back(finite_kl(measure(model, reference, weights_alone(plan), all, batches).kl));
