@@ -1,24 +1,13 @@
 // Saving beside training. The ranks agree between the stages of a save on the thread that trains,
 // at the end of a step: the thread that writes never waits for another rank.
-#include <chrono>
-
 #include "engine/core/error.h"
+#include "engine/core/seconds_of.h"
 #include "engine/train/background_thread.h"
 #include "engine/train/checkpoint.h"
 #include "engine/train/checkpoint_stages.h"
 #include "engine/train/snapshot.h"
 
 namespace qat {
-namespace {
-
-template <class Work>
-double seconds_of(const Work& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-}  // namespace
 
 void CheckpointWriter::reserve(std::span<const CheckpointTensor> tensors) {
   if (!snapshot_) snapshot_ = std::make_unique<Snapshot>();

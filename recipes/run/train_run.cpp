@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/core/log.h"
+#include "engine/core/seconds_of.h"
 #include "engine/dist/agreement.h"
 #include "engine/io/atomic_file.h"
 #include "engine/io/json.h"
@@ -89,13 +90,6 @@ uint64_t free_host_memory() {
     file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
   }
   return 0;
-}
-
-template <class Work>
-double seconds_of(const Work& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 // One GPU a run: ranks share their work on the processor.
