@@ -9,6 +9,7 @@
 #include "engine/io/json.h"
 #include "models/tokenizer/jinja_parser.h"
 #include "models/tokenizer/jinja_render.h"
+#include "models/tokenizer/settings.h"
 #include "models/tokenizer/unicode.h"
 
 namespace qat {
@@ -43,8 +44,7 @@ ChatTemplate::ChatTemplate(const Tokenizer& tokenizer, const std::string& source
         "chat messages need a chat template and the model has none (chat_template in "
         "tokenizer_config.json, or chat_template.jinja); name a Jinja file with "
         "data.chat_template");
-  if (const size_t valid = unicode::valid_prefix(source); valid != source.size())
-    refuse("the chat template is not UTF-8 at byte {}", valid);
+  check_utf8(source, "the chat template");
   tree_ = jinja::parse(source);
   // The special tokens are variables of the template, by the names they have in the configuration.
   const Json config = parse_json(tokenizer.config_json(), "tokenizer_config.json");
