@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <csignal>
+#include <functional>
 #include <map>
 #include <random>
 #include <set>
@@ -80,6 +81,32 @@ class KilledSave : public CheckpointFixture {
     return found.checkpoint->step();
   }
   size_t directories() const { return names().size(); }
+
+  struct Kills {
+    int64_t newest = 20;  ///< the newest whole step
+    int count = 0;
+    std::set<std::string> at;  ///< the calls
+  };
+  /// Saves the next step again and again, each time killed at its k-th such call, from `first` on,
+  /// until one ends well. killed_at(k): whether that save was killed.
+  void kill_at_each(const std::string& call, int first, Kills& kills,
+                    const std::function<bool(int)>& killed_at) const {
+    for (int k = first;; ++k) {
+      SCOPED_TRACE(call + " " + std::to_string(k));
+      const bool killed = killed_at(k);
+      const int64_t found = survivor();
+      ASSERT_TRUE(found == kills.newest || found == kills.newest + 10)
+          << found << " after " << kills.newest;
+      kills.newest = found;
+      if (HasFailure()) return;
+      if (!killed) {
+        ASSERT_EQ(directories(), 2u) << "what the kills left is removed by the save that passes";
+        return;
+      }
+      ++kills.count;
+      kills.at.insert(call);
+    }
+  }
 };
 class fault_A2 : public KilledSave {};
 
@@ -145,6 +172,19 @@ class Strace {
     return calls;
   }
 
+  /// True if the command was killed at its k-th such call; false if it ended well before.
+  static bool kill_at(const Arguments& command, const std::string& call, int k) {
+    Arguments traced = {"strace", "-f",
+                        "-e",     "trace=" + call,
+                        "-e",     "inject=" + call + ":signal=KILL:when=" + std::to_string(k),
+                        "-o",     "/dev/null"};
+    traced.insert(traced.end(), command.begin(), command.end());
+    const int status = wait_for(start(traced));
+    if (ended_well(status)) return false;
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << status;
+    return true;
+  }
+
   /// Lets a command that stops itself go on, with its writing thread of this rank killed at the
   /// k-th such call that this thread makes. True if it was; false if the command ended well before.
   static bool kill_thread_at(const Arguments& command, int rank, const std::string& call, int k) {
@@ -183,54 +223,27 @@ class Strace {
       if (line.starts_with("TracerPid:")) return line.find_first_of("123456789") != line.npos;
     return false;
   }
-
- public:
-  /// True if the command was killed at its k-th such call; false if it ended well before.
-  static bool kill_at(const Arguments& command, const std::string& call, int k) {
-    Arguments traced = {"strace", "-f",
-                        "-e",     "trace=" + call,
-                        "-e",     "inject=" + call + ":signal=KILL:when=" + std::to_string(k),
-                        "-o",     "/dev/null"};
-    traced.insert(traced.end(), command.begin(), command.end());
-    const int status = wait_for(start(traced));
-    if (ended_well(status)) return false;
-    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << status;
-    return true;
-  }
 };
 
 TEST_F(fault_A2, KilledAtEachSystemCallOfASave) {
   if (!Strace::works()) GTEST_SKIP() << "strace is not installed or may not trace here";
   const std::string log = folder_ / "strace.log";
   const auto without = Strace::count(saving(0, 0), log);
-  std::set<std::string> killed_at;
-  int kills = 0;
-  int64_t newest = 20;
+  Kills kills;
   std::istringstream calls(Strace::kCalls);
   for (std::string call; std::getline(calls, call, ',');) {
     const auto before = without.find(call);
     // From the last call of the bare start on: the saves that follow differ by what they clean up.
-    for (int k = before == without.end() ? 1 : before->second;; ++k) {
-      SCOPED_TRACE(call + " " + std::to_string(k));
-      const bool killed = Strace::kill_at(saving(newest + 10, 1), call, k);
-      const int64_t found = survivor();
-      ASSERT_TRUE(found == newest || found == newest + 10) << found << " after " << newest;
-      newest = found;
-      if (HasFailure()) return;
-      if (!killed) {
-        ASSERT_EQ(directories(), 2u) << "what the kills left is removed by the save that passes";
-        break;
-      }
-      ++kills;
-      killed_at.insert(call);
-    }
+    kill_at_each(call, before == without.end() ? 1 : before->second, kills,
+                 [&](int k) { return Strace::kill_at(saving(kills.newest + 10, 1), call, k); });
+    if (HasFailure()) return;
   }
-  EXPECT_GT(kills, 30);
+  EXPECT_GT(kills.count, 30);
   for (const char* call : {"openat", "write", "fsync", "mkdir", "unlinkat", "close"})
-    EXPECT_TRUE(killed_at.contains(call)) << call;
-  EXPECT_TRUE(killed_at.contains("rename") || killed_at.contains("renameat") ||
-              killed_at.contains("renameat2"));
-  std::printf("killed at %d system calls\n", kills);
+    EXPECT_TRUE(kills.at.contains(call)) << call;
+  EXPECT_TRUE(kills.at.contains("rename") || kills.at.contains("renameat") ||
+              kills.at.contains("renameat2"));
+  std::printf("killed at %d system calls\n", kills.count);
 }
 
 class fault_A2_besideTraining : public KilledSave, public testing::WithParamInterface<int> {};
@@ -244,33 +257,26 @@ TEST_P(fault_A2_besideTraining, KilledAtEachSystemCallOfEachRanksThread) {
   const int ranks = GetParam();
   int64_t newest = 20;
   for (int rank = 0; rank < ranks; ++rank) {
-    std::set<std::string> killed_at;
-    int kills = 0;
+    Kills kills;
+    kills.newest = newest;
     std::istringstream calls(Strace::kCalls);
-    for (std::string call; std::getline(calls, call, ',');)
-      for (int k = 1;; ++k) {
-        SCOPED_TRACE("rank " + std::to_string(rank) + " " + call + " " + std::to_string(k));
-        const bool killed = Strace::kill_thread_at(
-            saving(newest + 10, 1, {std::to_string(ranks), "stop"}), rank, call, k);
-        const int64_t found = survivor();
-        ASSERT_TRUE(found == newest || found == newest + 10) << found << " after " << newest;
-        newest = found;
-        if (HasFailure()) return;
-        if (!killed) {
-          ASSERT_EQ(directories(), 2u) << "what the kills left is removed by the save that passes";
-          break;
-        }
-        ++kills;
-        killed_at.insert(call);
-      }
+    for (std::string call; std::getline(calls, call, ',');) {
+      SCOPED_TRACE("rank " + std::to_string(rank));
+      kill_at_each(call, 1, kills, [&](int k) {
+        return Strace::kill_thread_at(saving(kills.newest + 10, 1, {std::to_string(ranks), "stop"}),
+                                      rank, call, k);
+      });
+      if (HasFailure()) return;
+    }
     for (const char* call : {"openat", "write", "fsync", "close"})
-      EXPECT_TRUE(killed_at.contains(call)) << call;
+      EXPECT_TRUE(kills.at.contains(call)) << call;
     if (rank == 0) {
       for (const char* call : {"mkdir", "rename", "unlinkat"})
-        EXPECT_TRUE(killed_at.contains(call)) << call;
-      EXPECT_GT(kills, 30);
+        EXPECT_TRUE(kills.at.contains(call)) << call;
+      EXPECT_GT(kills.count, 30);
     }
-    std::printf("rank %d of %d: killed at %d system calls\n", rank, ranks, kills);
+    newest = kills.newest;
+    std::printf("rank %d of %d: killed at %d system calls\n", rank, ranks, kills.count);
   }
 }
 

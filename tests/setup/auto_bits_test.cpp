@@ -7,24 +7,18 @@
 #include "models/decoder.h"
 #include "recipes/run/quant_setup.h"
 #include "recipes/run/quant_summary.h"
-#include "recipes/run/recipe/presets.h"
 #include "tests/io/files.h"
 #include "tests/ptq/tiny_model.h"
+#include "tests/setup/options.h"
 
 namespace qat {
 namespace {
 
-ModelConfig config_of(int64_t hidden, int64_t ffn) {
-  ModelConfig c;
-  c.hidden = hidden, c.ffn = ffn, c.layers = 2, c.heads = 4, c.kv_heads = 2;
-  c.head_dim = hidden / 4, c.vocab = 40, c.max_positions = 128;
-  return c;
-}
+using test::config_of;
 
 recipe::QuantizeOptions automatic(const char* preset, double budget,
                                   const std::vector<int64_t>& candidates = {4, 8}) {
-  recipe::QuantizeOptions quantize;
-  recipe::apply_preset(recipe::preset_named(preset), quantize);
+  recipe::QuantizeOptions quantize = test::preset(preset);
   quantize.auto_bits.budget = budget;
   quantize.auto_bits.candidates = candidates;
   return quantize;

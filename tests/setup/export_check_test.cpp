@@ -13,7 +13,7 @@
 #include "models/decoder.h"
 #include "recipes/run/model_bundle.h"
 #include "recipes/run/quant_setup.h"
-#include "recipes/run/recipe/presets.h"
+#include "tests/setup/options.h"
 
 namespace qat {
 namespace {
@@ -27,9 +27,7 @@ class ExportCheckTest : public testing::Test {
     if (!data) GTEST_SKIP() << "QAT_TEST_DATA is not set";
     bundle_ = open_model(std::string(data) + "/stories260k", store_, cpu_kernels(), stream_);
     fill_rope_table(bundle_.config, store_, "");
-    recipe::QuantizeOptions quantize;
-    recipe::apply_preset(recipe::preset_named("portable_w4"), quantize);
-    bundle_.plan = make_quant_setup(quantize, bundle_.config).plan;
+    bundle_.plan = make_quant_setup(test::preset("portable_w4"), bundle_.config).plan;
     inputs_.emplace(ExportInputs{.config = bundle_.config,
                                  .config_json = bundle_.config_json,
                                  .source = bundle_.source,

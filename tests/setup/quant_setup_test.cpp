@@ -4,24 +4,13 @@
 #include <gtest/gtest.h>
 
 #include "models/decoder.h"
-#include "recipes/run/recipe/presets.h"
 #include "tests/io/files.h"
+#include "tests/setup/options.h"
 
 namespace qat {
 namespace {
 
-ModelConfig config_of(int64_t hidden, int64_t ffn) {
-  ModelConfig c;
-  c.hidden = hidden, c.ffn = ffn, c.layers = 2, c.heads = 4, c.kv_heads = 2;
-  c.head_dim = hidden / 4, c.vocab = 40, c.max_positions = 128;
-  return c;
-}
-
-recipe::QuantizeOptions preset(const char* name) {
-  recipe::QuantizeOptions quantize;
-  recipe::apply_preset(recipe::preset_named(name), quantize);
-  return quantize;
-}
+using test::config_of, test::preset;
 
 QuantSpec blocks(int bits, Range range, ScaleRule rule) {
   return {bits, Per::group, 32, range, rule, ScaleType::f16, Division::stored};
