@@ -13,6 +13,7 @@
 #include "models/decoder.h"
 #include "recipes/run/model_bundle.h"
 #include "recipes/run/quant_setup.h"
+#include "tests/io/files.h"
 #include "tests/setup/options.h"
 
 namespace qat {
@@ -42,13 +43,10 @@ class ExportCheckTest : public testing::Test {
     TokenizeOptions tokenize;
     tokenize.encoder = text_encoder(*bundle_.tokenizer, bundle_.config);
     choose_text({}, tokenize, *inputs_);
-    folder_ = fs::temp_directory_path() / ("qat-export-check-" + std::to_string(::getpid()));
   }
-  void TearDown() override { fs::remove_all(folder_); }
 
   std::string written(recipe::ExportFormat format) {
-    const std::string out = folder_ / "out";
-    fs::create_directories(folder_);
+    const std::string out = folder_.file("out");
     export_as(*inputs_, format, out);
     if (format != recipe::ExportFormat::gguf) return out;
     for (const auto& entry : fs::directory_iterator(out))
@@ -70,7 +68,7 @@ class ExportCheckTest : public testing::Test {
   Stream stream_{2};
   ModelBundle bundle_;
   std::optional<ExportInputs> inputs_;
-  fs::path folder_;
+  const test::Folder folder_;
 };
 
 TEST_F(ExportCheckTest, AGgufFileUnderItsRuntimesActivations) {
